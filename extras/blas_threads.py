@@ -1,0 +1,5 @@
+from contextlib import nullcontext
+
+
+def blas_threads(N):
+    return nullcontext()

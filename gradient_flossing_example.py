@@ -1,0 +1,310 @@
+"""Train a vanilla RNN on a delayed XOR task, with gradient flossing before and during training.
+
+Port of GradientFlossing_ExampleCode.jl (`ex.jl` below), github.com/RainerEngelken/GradientFlossing, commit 324d2a0:
+R. Engelken, "Gradient Flossing: Improving Gradient Descent through Dynamic Control of Jacobians", NeurIPS 2023,
+arXiv 2312.17306. Order of functions and statements follows the original; `# ex.jl:a-b` names its lines,
+`# D3` a row of the README's table of deviations. Arrays have Julia's shapes and count from 0.
+"""
+
+import time
+from functools import lru_cache, partial
+
+import numpy as np
+
+from extras.blas_threads import blas_threads
+from extras.check_parameters import check_parameters
+from extras.record import TrainingRecord
+from gf_task05spatialXORShort import generate_input_output
+from julia_packages.flux import ADAMW, ClipNorm, DataLoader, Optimiser, logitbinarycrossentropy, update
+from julia_packages.random import MersenneTwister, seeded_generators
+
+nStepTransient = 10  # ex.jl:26: steps before the orthonormal system is taken to follow the dynamics
+
+
+# ex.jl:9
+def train_rnn_flossing(
+    N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
+    wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt,
+    *, engine="adjoint", progress=True, initial=None,
+):  # fmt: skip
+    """Train an RNN of N tanh units for E epochs with gradient flossing, and return the record of the run.
+
+    The 33 positional parameters are the original's (README, "The 33 parameters"). Additions:
+    engine: "adjoint" (hand-derived gradients) or "autograd" (torch differentiates the formulae below).
+    progress: print what the original prints.
+    initial: dict of arrays that replace drawn ones, any of ws J wr b offset xInit, in their shapes.
+
+    Returns a TrainingRecord (extras/record.py). ValueError for arguments that the original dies on.
+    """
+    parameters = check_parameters(dict(list(locals().items())[:33]))  # D1
+    say = print if progress else (lambda *args, **kwargs: None)
+    # ex.jl:12-16
+    firstlossidx = first_loss_index(delay, task)
+    # ex.jl:20  Julia's literals are Float32 (0.001f0), Python's are not: rounded here  # D2
+    lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt = (np.float32(v) for v in (lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt))
+    decay = 0  # ex.jl:19: no weight decay
+    # ex.jl:39
+    say(f"T:{T}")
+    # ex.jl:41 draws a batch that nothing reads  # D3
+    # ex.jl:42-50
+    say("generating weights")
+    rng = MersenneTwister(sNet)
+    ws = wsS * rng.randn_float32(N, S) + wsM  # (N, S)
+    wr = wrS * rng.randn_float32(1, N) + wrM  # (1, N)
+    b = bM + bS * rng.rand_float32(N)  # (N,)
+    offset = np.array([0.001], np.float32)
+    # ex.jl:53-61
+    J = np.float32(g) * rng.randn_float32(N, N) / np.float32(np.sqrt(N))  # (N, N)
+    if IC == 1:  # Gaussian recurrent coupling
+        J = J + np.float32(gbar / N)
+    else:  # IC == 3: orthogonal recurrent coupling
+        J = np.float32(g) * np.linalg.qr(J)[0]
+    initial = initial or {}
+    J, b = initial.get("J", J), initial.get("b", b)
+    # ex.jl:162-163
+    xInit = relax_ic(sIC, 100, J, b, B)  # (N, B)
+    ps = dict(ws=ws, J=J, wr=wr, b=b, offset=offset, xInit=xInit) | initial
+    # ex.jl:166-167  trained and flossed parameters; both dicts hold the same arrays, updated in place
+    ps = {name: np.array(x, np.float32) for name, x in ps.items()}
+    psFlossing = {name: ps[name] for name in ("ws", "J", "b")}
+    # ex.jl:164-165
+    opt = Optimiser(ClipNorm(0.03), ADAMW(lr, (b1, b2), decay))
+    optFlossing = ADAMW(lr, (b1, b2), decay)
+    training_gradient = training_engine(engine, N, T, B, firstlossidx)
+    flossing_gradient = flossing_engine(engine, N, Tp, nLE, sONS, Lwnt)
+    record = TrainingRecord.start(parameters, ps)
+
+    # ex.jl:171-173
+    startWithPreflossing = Ep > 0
+    ni = 0  # counter for interflossing
+    started = time.perf_counter()
+    with blas_threads(N):  # ex.jl:4  # D4
+        for ei, rng in zip(range(1, E + 1), seeded_generators(range(1, E + 1))):  # rng: ex.jl:202
+            # ex.jl:174-184
+            say(ei, end="\r")
+            if (ei == 1 and startWithPreflossing) or (ei % Ef == 0 and ni < Ni):  # for periodic interflossing
+                if ei == 1:
+                    NumberOfFlossingEpochs = Ep
+                    say("preflossing now")
+                else:
+                    NumberOfFlossingEpochs = Ei
+                    say(f"interflossing now at {ei}")
+                    ni += 1
+                #############################
+                # THIS IS THE FLOSSING LOOP #
+                #############################
+                # ex.jl:190-198
+                block_started = time.perf_counter()
+                for i in range(1, NumberOfFlossingEpochs + 1):
+                    say(i, end="\r")
+                    if nLE > 0:
+                        s, rtarg = generate_input_output(1, Ti, E * sIn + ei + i, S, I1, delay, task)
+                        train_ls_append(psFlossing, s, ps["xInit"], optFlossing, flossing_gradient, record, ei)
+                say(f"{time.perf_counter() - block_started:11.6f} seconds")
+            ###################################
+            # THIS IS THE USUAL TRAINING LOOP #
+            ###################################
+            # ex.jl:202-205
+            s, rtarg = generate_input_output(B, T, E * sIn + ei, S, I1, delay, task)
+            data = DataLoader((s, rtarg), batchsize=B, shuffle=True, rng=rng)
+            train_with_accuracy(training_gradient, ps, data, opt, record)
+    record.finish(ps, time.perf_counter() - started)
+    say(f"{record.elapsed_time:11.6f} seconds")
+    return record
+
+
+# ex.jl:12-16
+def first_loss_index(delay, task):
+    """First scored time step, counted from 1: 2*delay if task > 0, else delay * 2^|task| (D5)."""
+    return int(2 * delay) if task > 0 else int(delay * 2 ** abs(task))
+
+
+# ex.jl:30
+def phid(x):
+    """Derivative of phi = tanh: sech(x)^2, written with exp(-|x|) so that large |x| cannot overflow."""
+    e = (-x.abs()).exp()
+    return (2 * e / (1 + e * e)) ** 2
+
+
+# ex.jl:31-35
+def get_d(x, J):
+    """Jacobian D = diag(phi'(x)) J of one step (paper, eq. 2), for the state x (N,) after it."""
+    return phid(x)[:, None] * J
+
+
+# ex.jl:63-74
+def calc_loss_binary_crossentropy(s, rtarg, ws, J, wr, b, offset, xInit, firstlossidx):
+    """Mean binary cross-entropy of the readout over the steps t >= firstlossidx (1-based) and trials.
+
+    s (T, S, B), rtarg (T, 1, B), ws (N, S), J (N, N), wr (1, N), b (N,), offset (1,), xInit (N, B): torch
+    tensors or arrays. Returns a scalar tensor.
+    """
+    s, rtarg, ws, J, wr, b, offset, xInit = as_tensors(s, rtarg, ws, J, wr, b, offset, xInit)
+    T, S, B = s.shape
+    loss = 0
+    x = xInit
+    for ti in range(1, T + 1):
+        x = J @ x.tanh() + b[:, None] + ws @ s[ti - 1] / S
+        if ti >= firstlossidx:
+            r = wr @ x + offset
+            loss = loss + logitbinarycrossentropy(r, rtarg[ti - 1], agg=lambda losses: losses.sum())
+    return loss / B / (T - firstlossidx + 1) / wr.shape[0]
+
+
+# ex.jl:76-87
+def get_accuracy(s, rtarg, ws, J, wr, b, offset, xInit, firstlossidx):
+    """Share of scored steps and trials with (sigmoid(r) >= 0.5) == target, a float; arguments as for the loss."""
+    s, rtarg, ws, J, wr, b, offset, xInit = as_tensors(s, rtarg, ws, J, wr, b, offset, xInit)
+    T, S, B = s.shape
+    accuracy = 0
+    x = xInit
+    for ti in range(1, T + 1):
+        x = J @ x.tanh() + b[:, None] + ws @ s[ti - 1] / S
+        if ti >= firstlossidx:
+            r = wr @ x + offset
+            accuracy += ((r.sigmoid() >= 0.5) == rtarg[ti - 1]).sum().item()
+    return accuracy / B / (T - firstlossidx + 1) / wr.shape[0]
+
+
+# ex.jl:89-102
+def train_with_accuracy(training_gradient, ps, data, opt, record):
+    """One gradient step on every batch of data: ps changes in place, loss, accuracy and gradients go to the record.
+
+    The original takes the singular values of the gradients of J and xInit here and drops them (D6).
+    """
+    for s, rtarg in data:
+        training_loss, accuracyNow, gs = training_gradient(s, rtarg, ps)
+        gs = {name: g.astype(np.float64) for name, g in gs.items()}  # Zygote accumulates these in Float64
+        record.add_training_step(training_loss, accuracyNow, gs, ps)
+        update(opt, ps, gs)
+
+
+# ex.jl:104-116
+def train_ls_append(psFlossing, s, xInit, opt, flossing_gradient, record, ei):
+    """One flossing step: psFlossing changes in place; loss, spectrum and gradients go to the record."""
+    training_loss, ls, gs = flossing_gradient(s, psFlossing, xInit)
+    record.add_flossing_step(ei, training_loss, ls, gs)
+    update(opt, psFlossing, gs)
+
+
+# ex.jl:117-150
+def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
+    """First nLE Lyapunov exponents, 1/step, of the network driven by s over Tp steps (paper, section 3).
+
+    s (>= Tp, S, 1), rtarg is not used, ws (N, S), J (N, N), b (N,), xInit (N, B), of which column 1 is the initial
+    state; sONS: seed of the initial orthonormal system. Tensors or arrays. Returns a tensor (nLE,).
+    The first nStepTransient + ceil(Tp/10) steps are not averaged.
+    """
+    from julia_packages.backwards_linalg import qr
+
+    s, ws, J, b, x = as_tensors(s, ws, J, b, xInit[:, 0])
+    N, S = ws.shape
+    nStepTransientONS = -(-Tp // 10)  # ex.jl:29: ceil(Tp / 10), steps during transient of ONS
+    tsim = 0
+    LS = 0  # initialize Lyapunov spectrum
+    Q = as_tensors(initial_orthonormal_system(sONS, N, nLE))[0].to(J.dtype)  # ex.jl:124-126
+    for n in range(1, Tp + 1):
+        x = J @ x.tanh() + b + ws @ s[n - 1, :, 0] / S
+        D = get_d(x, J)
+        Q = D @ Q
+        Q, R = qr(Q)
+        if n > nStepTransient + nStepTransientONS:
+            LS = LS + R.diagonal().abs().log()
+            tsim += 1
+    return LS / tsim
+
+
+# ex.jl:124-126
+@lru_cache(maxsize=4)
+def initial_orthonormal_system(sONS, N, nLE):
+    """Q (N, nLE) of the QR of a Gaussian matrix drawn with seed sONS; the same at every flossing step (D7)."""
+    Q = np.linalg.qr(MersenneTwister(sONS).randn_float32(N, nLE))[0]
+    Q.setflags(write=False)
+    return Q
+
+
+# ex.jl:152-159
+def relax_ic(sIC, steps, J, b, B):
+    """Initial state (N, B): Gaussian, drawn with seed sIC, after `steps` steps of the network without input."""
+    x = MersenneTwister(sIC).randn_float32(len(b), B)
+    for _ in range(steps):
+        x = J @ np.tanh(x) + b[:, None]
+    return x
+
+
+# ------------------------------------------------------------------ additions: which code takes the gradients
+
+
+def training_engine(engine, N, T, B, firstlossidx):
+    """Function (s, rtarg, ps) -> (loss, accuracy, gradients) of one training step; engine "adjoint" or "autograd"."""
+    if engine == "autograd":
+        return partial(training_gradient_autograd, firstlossidx=firstlossidx)
+    from extras.adjoints import TrainingAdjoint
+
+    return TrainingAdjoint(N, T, B, firstlossidx)
+
+
+def flossing_engine(engine, N, Tp, nLE, sONS, Lwnt):
+    """Function (s, psFlossing, xInit) -> (loss, spectrum, gradients) of one flossing step."""
+    if engine == "autograd":
+        return partial(flossing_gradient_autograd, Tp=Tp, nLE=nLE, sONS=sONS, Lwnt=Lwnt)
+    from extras.adjoints import FlossingAdjoint
+
+    return FlossingAdjoint(N, Tp, nLE, initial_orthonormal_system(sONS, N, nLE), Lwnt)
+
+
+def training_gradient_autograd(s, rtarg, ps, firstlossidx):
+    """ex.jl:93-97: loss, accuracy at the same parameters, and gradients (dict of arrays, before clipping)."""
+    from julia_packages.zygote import gradient
+
+    training_loss, gs = gradient(lambda p: calc_loss_binary_crossentropy(s, rtarg, **p, firstlossidx=firstlossidx), ps)
+    accuracyNow = get_accuracy(s, rtarg, **ps, firstlossidx=firstlossidx)
+    return training_loss, accuracyNow, gs
+
+
+def flossing_gradient_autograd(s, psFlossing, xInit, Tp, nLE, sONS, Lwnt):
+    """ex.jl:109-113: flossing loss mean((spectrum - Lwnt)^2), spectrum (nLE,), and gradients (dict of arrays)."""
+    from julia_packages.zygote import gradient
+
+    ls = None
+
+    def flossing_loss(p):
+        nonlocal ls
+        ls = calc_lyapunov_spectrum(s, None, **p, xInit=xInit, Tp=Tp, nLE=nLE, sONS=sONS)
+        return ((ls - float(Lwnt)) ** 2).mean()
+
+    training_loss, gs = gradient(flossing_loss, psFlossing)
+    return training_loss, ls.detach().numpy(), gs
+
+
+def training_gradient(s, rtarg, ps, firstlossidx, engine="adjoint"):
+    """Loss, accuracy and gradients of one batch: s (T, S, B), rtarg (T, 1, B), ps: dict ws J wr b offset xInit."""
+    (N, _), (T, _, B) = ps["ws"].shape, s.shape
+    return training_engine(engine, N, T, B, firstlossidx)(s, rtarg, ps)
+
+
+def flossing_gradient(s, psFlossing, xInit, Tp, nLE, sONS, Lwnt, engine="adjoint"):
+    """Flossing loss, spectrum (nLE,) and gradients; s (>= Tp, S, 1), psFlossing: dict ws J b, xInit (N, B)."""
+    return flossing_engine(engine, len(xInit), Tp, nLE, sONS, Lwnt)(s, psFlossing, xInit)
+
+
+def as_tensors(*arrays):
+    """Torch tensors of the arrays, without a copy where possible; imported here: the default engine needs no torch."""
+    import torch
+
+    return [torch.as_tensor(a) for a in arrays]
+
+
+def main():
+    """The README call of the original, then its final loss and accuracy (an addition)."""
+    delay = 10
+    seed = 1
+    record = train_rnn_flossing(
+        80, 301, 10, 50, 50, 2, 16, 1, 300, 55, 300, seed, seed, seed, seed, 0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0, delay,
+        1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 75, -1, 3, 0.0,
+    )  # fmt: skip
+    print(f"(addition) final loss {record.loss[-1]:.4f}, final accuracy {100 * record.accuracy[-1]:.2f} %")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What the original gets from Julia packages, one module per package."""
