@@ -16,11 +16,5 @@ def gradient(loss_function, ps):
     """
     tensors = {name: torch.tensor(x, requires_grad=True) for name, x in ps.items()}
     loss = loss_function(tensors)
-    gs = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
-    return loss.item(), {
-        name: np_zeros_like(x) if g is None else g.numpy() for (name, x), g in zip(tensors.items(), gs)
-    }
-
-
-def np_zeros_like(x):
-    return torch.zeros_like(x).detach().numpy()
+    gs = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True, materialize_grads=True)
+    return loss.item(), {name: g.numpy() for name, g in zip(tensors, gs)}
