@@ -12,8 +12,11 @@ from functools import lru_cache, partial
 import numpy as np
 
 from extras.blas_threads import blas_threads
-from extras.check_parameters import check_parameters
-from extras.record import TrainingRecord
+from extras.check_parameters import check_engine, check_initial, check_parameters
+from extras.checkpoint import Checkpoint
+from extras.diagnostics import Diagnostics
+from extras.progress import Progress
+from extras.record import Recorder
 from gf_task05spatialXORShort import generate_input_output
 from julia_packages.flux import ADAMW, ClipNorm, DataLoader, Optimiser, logitbinarycrossentropy, update
 from julia_packages.random import MersenneTwister, seeded_generators
@@ -25,29 +28,41 @@ nStepTransient = 10  # ex.jl:26: steps before the orthonormal system is taken to
 def train_rnn_flossing(
     N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
     wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt,
-    *, engine="adjoint", progress=True, initial=None,
+    *, engine="adjoint", progress=True, initial=None, checkpoint=None, checkpoint_every=100, checkpoint_errors="warn",
+    diagnostics=None,
 ):  # fmt: skip
     """Train an RNN of N tanh units for E epochs with gradient flossing, and return the record of the run.
 
     The 33 positional parameters are the original's (README, "The 33 parameters"). Additions:
     engine: "adjoint" (hand-derived gradients) or "autograd" (torch differentiates the formulae below).
-    progress: print what the original prints.
+    progress: print what the original prints, and how far it is.
     initial: dict of arrays that replace drawn ones, any of ws J wr b offset xInit, in their shapes.
+    checkpoint: file to save the run in every `checkpoint_every` steps (of training and flossing), and to go on from
+        if it is there; if it cannot be written, checkpoint_errors "warn" goes on and "stop" raises the OSError.
+    diagnostics: extras.diagnostics.Diagnostics, what else to compute; none of it changes a number of the run.
 
-    Returns a TrainingRecord (extras/record.py). ValueError for arguments that the original dies on.
+    Returns a TrainingRecord (extras/record.py); after Ctrl-C that of the run so far, with record.interrupted set.
+    ValueError for arguments that the original dies on or computes NaN from; NonFiniteError, with the record so far, if
+    a loss, spectrum or gradient is infinite or NaN; CheckpointError for a damaged checkpoint or that of another run.
     """
     parameters = check_parameters(dict(list(locals().items())[:33]))  # D1
-    say = print if progress else (lambda *args, **kwargs: None)
+    (N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
+     wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt) = parameters.values()  # fmt: skip
+    check_engine(engine)
+    initial = check_initial(initial, dict(ws=(N, S), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B)))
+    diagnostics = diagnostics or Diagnostics()
+    diagnostics.check(parameters)
+    progress = Progress(progress, parameters)
     # ex.jl:12-16
     firstlossidx = first_loss_index(delay, task)
     # ex.jl:20  Julia's literals are Float32 (0.001f0), Python's are not: rounded here  # D2
     lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt = (np.float32(v) for v in (lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt))
     decay = 0  # ex.jl:19: no weight decay
     # ex.jl:39
-    say(f"T:{T}")
+    progress.line(f"T:{T}")
     # ex.jl:41 draws a batch that nothing reads  # D3
     # ex.jl:42-50
-    say("generating weights")
+    progress.line("generating weights")
     rng = MersenneTwister(sNet)
     ws = wsS * rng.randn_float32(N, S) + wsM  # (N, S)
     wr = wrS * rng.randn_float32(1, N) + wrM  # (1, N)
@@ -59,7 +74,6 @@ def train_rnn_flossing(
         J = J + np.float32(gbar / N)
     else:  # IC == 3: orthogonal recurrent coupling
         J = np.float32(g) * np.linalg.qr(J)[0]
-    initial = initial or {}
     J, b = initial.get("J", J), initial.get("b", b)
     # ex.jl:162-163
     xInit = relax_ic(sIC, 100, J, b, B)  # (N, B)
@@ -72,35 +86,41 @@ def train_rnn_flossing(
     optFlossing = ADAMW(lr, (b1, b2), decay)
     training_gradient = training_engine(engine, N, T, B, firstlossidx)
     flossing_gradient = flossing_engine(engine, N, Tp, nLE, sONS, Lwnt)
-    record = TrainingRecord.start(parameters, ps)
+    record = Recorder(parameters, ps, engine, diagnostics)
+    optimisers = {"opt": opt, "optFlossing": optFlossing}
+    checkpoint = Checkpoint(checkpoint, checkpoint_every, checkpoint_errors, record, optimisers)
 
     # ex.jl:171-173
     startWithPreflossing = Ep > 0
-    ni = 0  # counter for interflossing
-    started = time.perf_counter()
-    with blas_threads(N):  # ex.jl:4  # D4
-        for ei, rng in zip(range(1, E + 1), seeded_generators(range(1, E + 1))):  # rng: ex.jl:202
+    first, flossed, ni = checkpoint.resume()  # 1, 0, 0 from the start; ni: counter for interflossing
+    if (first, flossed) != (1, 0):
+        progress.line(f"going on at epoch {first}")
+    with blas_threads(N), checkpoint:  # ex.jl:4  # D4
+        for ei, rng in zip(range(first, E + 1), seeded_generators(range(first, E + 1))):  # rng: ex.jl:202
             # ex.jl:174-184
-            say(ei, end="\r")
+            progress.epoch(ei, record)
+            blocks_before = ni
             if (ei == 1 and startWithPreflossing) or (ei % Ef == 0 and ni < Ni):  # for periodic interflossing
                 if ei == 1:
                     NumberOfFlossingEpochs = Ep
-                    say("preflossing now")
+                    progress.line("preflossing now")
                 else:
                     NumberOfFlossingEpochs = Ei
-                    say(f"interflossing now at {ei}")
+                    progress.line(f"interflossing now at {ei}")
                     ni += 1
                 #############################
                 # THIS IS THE FLOSSING LOOP #
                 #############################
                 # ex.jl:190-198
                 block_started = time.perf_counter()
-                for i in range(1, NumberOfFlossingEpochs + 1):
-                    say(i, end="\r")
+                for i in range(flossed + 1, NumberOfFlossingEpochs + 1):
+                    progress.flossing(ei, i, NumberOfFlossingEpochs, record)
                     if nLE > 0:
                         s, rtarg = generate_input_output(1, Ti, E * sIn + ei + i, S, I1, delay, task)
                         train_ls_append(psFlossing, s, ps["xInit"], optFlossing, flossing_gradient, record, ei)
-                say(f"{time.perf_counter() - block_started:11.6f} seconds")
+                    checkpoint.step_done(ei, i, blocks_before)
+                flossed = 0
+                progress.block_done(time.perf_counter() - block_started)
             ###################################
             # THIS IS THE USUAL TRAINING LOOP #
             ###################################
@@ -108,8 +128,9 @@ def train_rnn_flossing(
             s, rtarg = generate_input_output(B, T, E * sIn + ei, S, I1, delay, task)
             data = DataLoader((s, rtarg), batchsize=B, shuffle=True, rng=rng)
             train_with_accuracy(training_gradient, ps, data, opt, record)
-    record.finish(ps, time.perf_counter() - started)
-    say(f"{record.elapsed_time:11.6f} seconds")
+            checkpoint.step_done(ei + 1, 0, ni)
+    record = record.record()
+    progress.line(f"{record.elapsed_time:11.6f} seconds")
     return record
 
 
@@ -121,9 +142,11 @@ def first_loss_index(delay, task):
 
 # ex.jl:30
 def phid(x):
-    """Derivative of phi = tanh: sech(x)^2, written with exp(-|x|) so that large |x| cannot overflow."""
-    e = (-x.abs()).exp()
-    return (2 * e / (1 + e * e)) ** 2
+    """Derivative of phi = tanh: sech(x)^2 of a tensor x, clamped where cosh overflows (beyond 88 in Float32)."""
+    import torch
+
+    limit = np.log(torch.finfo(x.dtype).max)
+    return (1 / x.clamp(-limit, limit).cosh()) ** 2
 
 
 # ex.jl:31-35
@@ -170,13 +193,14 @@ def get_accuracy(s, rtarg, ws, J, wr, b, offset, xInit, firstlossidx):
 def train_with_accuracy(training_gradient, ps, data, opt, record):
     """One gradient step on every batch of data: ps changes in place, loss, accuracy and gradients go to the record.
 
-    The original takes the singular values of the gradients of J and xInit here and drops them (D6).
+    The original takes singular values here and drops them; here they are among the diagnostics (D6).
     """
     for s, rtarg in data:
         training_loss, accuracyNow, gs = training_gradient(s, rtarg, ps)
         gs = {name: g.astype(np.float64) for name, g in gs.items()}  # Zygote accumulates these in Float64
-        record.add_training_step(training_loss, accuracyNow, gs, ps)
+        record.add_training_step(training_loss, accuracyNow, gs)
         update(opt, ps, gs)
+        record.add_update(gs)  # ex.jl:99-100: after update!, gs holds the ADAM steps
 
 
 # ex.jl:104-116
@@ -202,7 +226,7 @@ def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
     nStepTransientONS = -(-Tp // 10)  # ex.jl:29: ceil(Tp / 10), steps during transient of ONS
     tsim = 0
     LS = 0  # initialize Lyapunov spectrum
-    Q = as_tensors(initial_orthonormal_system(sONS, N, nLE))[0].to(J.dtype)  # ex.jl:124-126
+    Q = as_tensors(initial_orthonormal_system(sONS, N, nLE).copy())[0].to(J.dtype)  # ex.jl:124-126
     for n in range(1, Tp + 1):
         x = J @ x.tanh() + b + ws @ s[n - 1, :, 0] / S
         D = get_d(x, J)
@@ -296,14 +320,16 @@ def as_tensors(*arrays):
 
 
 def main():
-    """The README call of the original, then its final loss and accuracy (an addition)."""
+    """The README call of the original; options, record and figure are additions (extras/command_line.py)."""
+    from extras.command_line import run
+
     delay = 10
     seed = 1
-    record = train_rnn_flossing(
+    readme_call = (
         80, 301, 10, 50, 50, 2, 16, 1, 300, 55, 300, seed, seed, seed, seed, 0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0, delay,
         1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 75, -1, 3, 0.0,
     )  # fmt: skip
-    print(f"(addition) final loss {record.loss[-1]:.4f}, final accuracy {100 * record.accuracy[-1]:.2f} %")
+    run(train_rnn_flossing, readme_call, __doc__.splitlines()[0], figure_name="figure")
 
 
 if __name__ == "__main__":

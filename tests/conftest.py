@@ -1,8 +1,13 @@
 """Puts the repository root on the import path, and reads the recordings of the original."""
 
 import inspect
+import os
 import sys
 from pathlib import Path
+
+# torch's threads only wait for each other at these sizes; read when torch is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -1,0 +1,252 @@
+"""The functions of gradient_flossing_example.py against truths that do not come from the original."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from gradient_flossing_example import (
+    calc_loss_binary_crossentropy,
+    calc_lyapunov_spectrum,
+    first_loss_index,
+    flossing_gradient,
+    get_accuracy,
+    get_d,
+    initial_orthonormal_system,
+    phid,
+    relax_ic,
+    train_rnn_flossing,
+    training_gradient,
+)
+from julia_packages.backwards_linalg import qr
+from julia_packages.random import MersenneTwister
+from julia_packages.zygote import gradient
+
+ORIGINAL_ORDER = (
+    "N E Ef Ei Ep Ni B S T Tp Ti sIC sIn sNet sONS lr b1 b2 IC g gbar I1 delay wsS wsM wrS wrM bS bM nLE task intype Lwnt"
+).split()
+README_CALL = (
+    80, 301, 10, 50, 50, 2, 16, 1, 300, 55, 300, 1, 1, 1, 1, 0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0, 10,
+    1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 75, -1, 3, 0.0,
+)  # fmt: skip
+
+
+def short_call(**changes):
+    """A call of a second: 16 neurons, 6 epochs, flossing before and at epoch 4."""
+    small = dict(N=16, E=6, Ef=4, Ei=2, Ep=3, Ni=1, B=4, T=40, Tp=30, Ti=40, delay=5, nLE=10)
+    return dict(zip(ORIGINAL_ORDER, README_CALL)) | small | changes
+
+
+def test_signature_is_the_originals():
+    parameters = list(inspect.signature(train_rnn_flossing).parameters.values())
+    assert [p.name for p in parameters[:33]] == ORIGINAL_ORDER
+    assert all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters[:33])
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters[33:])
+
+
+def test_positional_and_named_arguments_give_the_same_run():
+    call = short_call()
+    by_name, by_position = train_rnn_flossing(**call, progress=False), train_rnn_flossing(*call.values(), progress=False)
+    np.testing.assert_array_equal(by_name.loss, by_position.loss)
+    np.testing.assert_array_equal(by_name.final["J"], by_position.final["J"])
+
+
+@pytest.mark.parametrize("delay, task, expected", [(10, -1, 20), (10, 1, 20), (3, -2, 12), (3, 2, 6), (7, 0, 7), (0, 0, 0)])
+def test_first_scored_step(delay, task, expected):
+    assert first_loss_index(delay, task) == expected
+
+
+def random_network(N=6, B=3, T=15, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: rng.normal(size=shape).astype(dtype)
+    ps = dict(ws=draw(N, 1), J=draw(N, N) / np.sqrt(N), wr=draw(1, N), b=0.1 * draw(N), offset=draw(1), xInit=draw(N, B))
+    s = rng.integers(0, 2, (T, 1, B)).astype(dtype)
+    return {name: np.asarray(p, dtype) for name, p in ps.items()}, s, rng.integers(0, 2, (T, 1, B)).astype(dtype)
+
+
+def test_phid_is_the_derivative_of_tanh_and_survives_large_states():
+    x = torch.tensor([-1000.0, -95.0, -2.0, 0.0, 0.3, 95.0, 1000.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(phid(x).sum(), x)
+    h = np.tanh(x.detach().double().numpy())
+    np.testing.assert_allclose(phid(x).detach().numpy(), 1 - h**2, atol=1e-7)
+    np.testing.assert_allclose(slope.numpy(), -2 * h * (1 - h**2), atol=1e-7)
+
+
+def test_get_d_is_the_jacobian_of_one_step_at_the_new_state():
+    """D = diag(phi'(x)) J is the derivative of tanh(x) with x = J h, with respect to h."""
+    ps, *_ = random_network()
+    J, h = torch.tensor(ps["J"]), torch.tensor(ps["b"])
+    expected = torch.autograd.functional.jacobian(lambda h: torch.tanh(J @ h), h)
+    torch.testing.assert_close(get_d(J @ h, J), expected)
+
+
+def test_loss_and_accuracy_by_a_second_route():
+    """Same network in NumPy, trial by trial, with the cross-entropy written as probabilities."""
+    ps, s, y = random_network()
+    T, _, B = s.shape
+    first, losses, hits = 4, [], []
+    for trial in range(B):
+        x = ps["xInit"][:, trial]
+        for t in range(1, T + 1):
+            x = ps["J"] @ np.tanh(x) + ps["b"] + ps["ws"][:, 0] * s[t - 1, 0, trial]
+            if t >= first:
+                p = 1 / (1 + np.exp(-(ps["wr"][0] @ x + ps["offset"][0])))
+                target = y[t - 1, 0, trial]
+                losses.append(-np.log(p if target else 1 - p))
+                hits.append((p >= 0.5) == target)
+    assert calc_loss_binary_crossentropy(s, y, **ps, firstlossidx=first).item() == pytest.approx(np.mean(losses), rel=1e-12)
+    assert get_accuracy(s, y, **ps, firstlossidx=first) == pytest.approx(np.mean(hits), rel=1e-12)
+
+
+def test_the_quirk_of_a_delay_of_zero_divides_by_one_step_too_many():
+    """firstlossidx 0 scores T steps and divides by T + 1, as the original does."""
+    ps, s, y = random_network()
+    T = len(s)
+    from_one = calc_loss_binary_crossentropy(s, y, **ps, firstlossidx=1).item()
+    assert calc_loss_binary_crossentropy(s, y, **ps, firstlossidx=0).item() == pytest.approx(from_one * T / (T + 1))
+
+
+def finite_difference(f, ps, name, index, step=1e-6):
+    values = []
+    for sign in (1, -1):
+        moved = {key: p.copy() for key, p in ps.items()}
+        moved[name][index] += sign * step
+        values.append(f(moved))
+    return (values[0] - values[1]) / (2 * step)
+
+
+def check_gradient(f, ps, gs):
+    for name, p in ps.items():
+        for index in [np.unravel_index(i, p.shape) for i in range(0, p.size, max(1, p.size // 7))]:
+            assert gs[name][index] == pytest.approx(finite_difference(f, ps, name, index), rel=2e-5, abs=1e-8), (name, index)
+
+
+def test_training_gradient_against_finite_differences():
+    ps, s, y = random_network()
+    loss = lambda p: calc_loss_binary_crossentropy(s, y, **p, firstlossidx=3)
+    value, gs = gradient(loss, ps)
+    assert value == loss(ps).item()
+    check_gradient(lambda p: loss(p).item(), ps, gs)
+
+
+def test_flossing_gradient_against_finite_differences():
+    ps, s, _ = random_network(T=30)
+    flossed, xInit = {name: ps[name] for name in ("ws", "J", "b")}, ps["xInit"]
+    loss = lambda p: ((calc_lyapunov_spectrum(s, None, **p, xInit=xInit, Tp=25, nLE=4, sONS=3) + 0.1) ** 2).mean()
+    _, gs = gradient(loss, flossed)
+    check_gradient(lambda p: loss(p).item(), flossed, gs)
+
+
+def spectrum_of(J, Tp, nLE, b=None, x=None, dtype=np.float64):
+    N = len(J)
+    zeros = np.zeros(N, dtype)
+    return calc_lyapunov_spectrum(
+        np.zeros((Tp, 1, 1), dtype), None, np.zeros((N, 1), dtype), np.asarray(J, dtype), zeros if b is None else b,
+        (zeros if x is None else x)[:, None], Tp, nLE, 1,
+    ).numpy()  # fmt: skip
+
+
+def test_diagonal_linear_recurrence_has_the_exponents_log_abs_diagonal():
+    """At x = 0 the network is linear, x -> J x: exponents log|J_ii|, ordered, in 1/step.
+
+    After 200 steps the slowest gap, log(0.9/0.7), has turned the system to 1e-20; the rest is rounding.
+    """
+    diagonal = np.array([0.3, -0.9, 0.5, 0.1, 0.7])
+    spectrum = spectrum_of(np.diag(diagonal), Tp=2000, nLE=5)
+    np.testing.assert_allclose(spectrum, np.sort(np.log(np.abs(diagonal)))[::-1], atol=1e-12)
+
+
+def test_saturated_diagonal_network_has_the_exponents_of_its_fixed_points():
+    """One neuron with J = 2 rests at x = 2 tanh(x): exponent log(2 sech(x)^2); four uncoupled ones have four."""
+    gains = np.array([1.5, 2.0, 2.5, 3.0])
+    x = np.full(4, 3.0)
+    for _ in range(500):
+        x = gains * np.tanh(x)
+    spectrum = spectrum_of(np.diag(gains), Tp=1000, nLE=4, x=x)
+    np.testing.assert_allclose(spectrum, np.sort(np.log(gains / np.cosh(x) ** 2))[::-1], atol=1e-10)
+
+
+def test_orthogonal_coupling_in_the_linear_regime_has_exponents_zero():
+    J = np.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))[0]
+    np.testing.assert_allclose(spectrum_of(J, Tp=100, nLE=12), 0, atol=1e-14)
+    np.testing.assert_allclose(spectrum_of(0.5 * J, Tp=100, nLE=7), np.log(0.5), atol=1e-14)
+    np.testing.assert_allclose(spectrum_of(J, Tp=100, nLE=12, dtype=np.float32), 0, atol=1e-6)
+
+
+def test_the_sum_of_all_exponents_is_the_mean_log_determinant():
+    ps, s, _ = random_network(N=5, T=60, B=1)
+    spectrum = calc_lyapunov_spectrum(s, None, ps["ws"], ps["J"], ps["b"], ps["xInit"], 60, 5, 1).numpy()
+    x, log_determinants = ps["xInit"][:, 0], []
+    for t in range(60):
+        x = ps["J"] @ np.tanh(x) + ps["b"] + ps["ws"][:, 0] * s[t, 0, 0]
+        log_determinants.append(np.linalg.slogdet(ps["J"] / np.cosh(x)[:, None] ** 2)[1])
+    assert spectrum.sum() == pytest.approx(np.mean(log_determinants[16:]), rel=1e-10)  # 10 + ceil(60/10) discarded
+
+
+def test_too_short_a_simulation_averages_over_nothing():
+    """Tp = 11 leaves 10 + 2 discarded steps and none to average; the original divides by 0, the trainer refuses."""
+    with pytest.raises(ZeroDivisionError):
+        spectrum_of(np.eye(3), Tp=11, nLE=2)
+    with pytest.raises(ValueError, match="Tp"):
+        train_rnn_flossing(**short_call(Tp=11))
+
+
+def test_qr_has_lapacks_signs_and_its_gradient_is_right(reference):
+    recorded = reference("initial_qr")
+    for key in [key[:-2] for key in recorded if key.endswith("_A")]:
+        Q, R = qr(torch.tensor(recorded[f"{key}_A"]))
+        # a few units in the last place of entries up to 1 and 11: Float32 Householder in another order
+        np.testing.assert_allclose(Q, recorded[f"{key}_Q"], atol=1e-6)
+        np.testing.assert_allclose(R, recorded[f"{key}_R"], atol=1e-5)
+    A = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    assert torch.autograd.gradcheck(qr, A)
+
+
+def test_initial_orthonormal_system_is_the_recorded_one(reference):
+    recorded = reference("initial_qr")
+    np.testing.assert_allclose(initial_orthonormal_system(1, 80, 75), recorded["seed1_80x75_Q"], atol=1e-6)
+
+
+def test_zygote_gradient_gives_zeros_for_an_array_that_is_not_used():
+    value, gs = gradient(lambda p: (p["a"] ** 2).sum(), {"a": np.array([1.0, 2.0]), "c": np.ones((2, 3))})
+    assert value == 5.0
+    np.testing.assert_array_equal(gs["a"], [2.0, 4.0])
+    np.testing.assert_array_equal(gs["c"], np.zeros((2, 3)))
+
+
+def test_relax_ic_starts_from_the_drawn_state():
+    J, b = np.zeros((3, 3), np.float32), np.array([0.1, 0.2, 0.3], np.float32)
+    np.testing.assert_array_equal(relax_ic(4, 0, J, b, 2), MersenneTwister(4).randn_float32(3, 2))
+    np.testing.assert_array_equal(relax_ic(4, 1, J, b, 2), np.stack([b, b], axis=1))
+
+
+@pytest.mark.parametrize("engine", ["adjoint", "autograd"])
+def test_engines_leave_the_parameters_alone(engine):
+    ps, s, y = random_network(N=8, T=30, dtype=np.float32)
+    before = {name: p.copy() for name, p in ps.items()}
+    training_gradient(s, y, ps, 4, engine)
+    flossing_gradient(s[:, :, :1], {n: ps[n] for n in ("ws", "J", "b")}, ps["xInit"], 25, 5, 1, 0.0, engine)
+    for name in ps:
+        np.testing.assert_array_equal(ps[name], before[name])
+
+
+def test_training_changes_all_six_arrays_and_flossing_alone_three():
+    trained = train_rnn_flossing(**short_call(Ep=0, Ni=0), progress=False)
+    assert all(not np.array_equal(trained.initial[name], trained.final[name]) for name in trained.initial)
+    assert len(trained.loss) == 6 and len(trained.flossing_loss) == 0
+    flossed = train_rnn_flossing(**short_call(E=1, lr=1e-3), progress=False)
+    assert flossed.flossing_epoch.tolist() == [1, 1, 1]
+    for name in ("wr", "offset", "xInit"):  # untouched until the first training step
+        np.testing.assert_array_equal(flossed.first_training_parameters[name], flossed.initial[name])
+    for name in ("ws", "J", "b"):
+        assert not np.array_equal(flossed.first_training_parameters[name], flossed.initial[name])
+
+
+def test_when_flossing_blocks_run():
+    """Block at epoch 1 if Ep > 0, then every Ef epochs, at most Ni; a block at epoch 1 does not count."""
+    epochs = lambda **changes: train_rnn_flossing(**short_call(**changes), progress=False).flossing_epoch.tolist()
+    assert epochs(Ef=2, Ni=2) == [1] * 3 + [2] * 2 + [4] * 2
+    assert epochs(Ef=1, Ep=0, Ni=2) == [2] * 2 + [3] * 2  # epoch 1: an empty block
+    assert epochs(Ep=0, Ni=0) == []
+    assert epochs(nLE=0) == []

@@ -1,0 +1,139 @@
+"""Long-term Jacobian: against products with known singular values, against multi-precision, against differences."""
+
+import numpy as np
+import pytest
+
+from extras.long_term_jacobian import (
+    jacobi_log_singular_values, log_condition_number, log_gradient_norm, log_singular_values, lyapunov_spectrum,
+    step_jacobians, tournament, trajectory,
+)  # fmt: skip
+
+T = 400
+EXPONENTS = np.array([0.1, 0.05, 0.0, -0.01, -0.3, -1.0, -3.0, -8.0])  # at t = 400 the singular values span 10^1407
+
+
+def orthogonal(rng, n, k=None):
+    return np.linalg.qr(rng.standard_normal((n, k or n)))[0]
+
+
+def rotating_product(rng, exponents, T):
+    """Jacobians V_t diag(exp(lambda)) V_{t-1}^T, random orthogonal V: the product has exponents lambda exactly."""
+    V = [orthogonal(rng, len(exponents)) for _ in range(T + 1)]
+    return np.array([b * np.exp(exponents) @ a.T for a, b in zip(V, V[1:])])
+
+
+def random_network(seed, N=24, g=1.0, T=120):
+    rng = np.random.default_rng(seed)
+    ws, b, wr = rng.standard_normal((N, 1)), 0.1 * rng.random(N), rng.standard_normal((1, N))
+    J = g * rng.standard_normal((N, N)) / np.sqrt(N)
+    s = rng.integers(0, 2, (T, 1)).astype(float)
+    return s, ws, J, b, rng.standard_normal(N), wr
+
+
+def test_singular_values_far_beyond_float_range_are_exact():
+    jacobians = rotating_product(np.random.default_rng(1), EXPONENTS, T)
+    times = [1, 20, 150, T]
+    log_sigma = log_singular_values(jacobians, times)
+    # the Jacobians themselves are rounded: 1e-16 relative to e^0.1 is 3e-13 of the smallest singular value, e^-8
+    np.testing.assert_allclose(log_sigma, np.outer(times, EXPONENTS), atol=1e-12 * T)
+    np.testing.assert_allclose(log_condition_number(log_sigma), 8.1 * np.array(times), atol=1e-12 * T)
+    np.testing.assert_allclose(log_condition_number(log_sigma, 3), 0.1 * np.array(times), atol=1e-12 * T)
+
+
+def test_invariant_axes_in_ascending_order():
+    """A diagonal recurrence, smallest exponent first, followed in the axes' own basis."""
+    jacobians = np.broadcast_to(np.diag(np.exp(EXPONENTS[::-1])), (T, 8, 8))
+    np.testing.assert_allclose(log_singular_values(jacobians, [T], Q=np.eye(8))[0], T * EXPONENTS, atol=1e-9)
+
+
+def test_random_network_against_multiprecision():
+    mpmath = pytest.importorskip("mpmath")
+    s, ws, J, b, x0, _ = random_network(2, N=12, T=100)
+    jacobians = step_jacobians(trajectory(s, ws, J, b, x0), J)
+    with mpmath.workdps(400):
+        product = mpmath.eye(12)
+        for D in jacobians:
+            product = mpmath.matrix(D.tolist()) * product
+        expected = sorted((float(mpmath.log(v)) for v in mpmath.svd_r(product, compute_uv=False)), reverse=True)
+    assert expected[0] - expected[-1] > 280  # 10^120: out of reach of a plain float64 product
+    np.testing.assert_allclose(log_singular_values(jacobians, [100])[0], expected, atol=1e-9)
+
+
+def test_short_products_agree_with_numpy():
+    s, ws, J, b, x0, _ = random_network(3, T=3)
+    jacobians = step_jacobians(trajectory(s, ws, J, b, x0), J)
+    product = jacobians[2] @ jacobians[1] @ jacobians[0]
+    expected = np.log(np.linalg.svd(product, compute_uv=False))
+    log_sigma = log_singular_values(jacobians, [3])[0]
+    np.testing.assert_allclose(log_sigma[:12], expected[:12], atol=1e-10)
+    assert log_condition_number(log_sigma) == pytest.approx(np.log(np.linalg.cond(product)), abs=1e-4)
+
+
+def test_followed_directions_only():
+    s, ws, J, b, x0, _ = random_network(4, T=4)
+    jacobians = step_jacobians(trajectory(s, ws, J, b, x0), J)
+    Q = orthogonal(np.random.default_rng(5), 24, 5)
+    product = np.linalg.multi_dot([*jacobians[::-1], Q])
+    expected = np.log(np.linalg.svd(product, compute_uv=False))
+    np.testing.assert_allclose(log_singular_values(jacobians, [4], Q)[0], expected, atol=1e-10)
+
+
+def test_orthogonal_product_has_condition_number_one():
+    jacobians = np.array([orthogonal(np.random.default_rng(seed), 10) for seed in range(T)])
+    np.testing.assert_allclose(log_singular_values(jacobians, [T]), 0, atol=1e-11)
+
+
+def test_singular_step_gives_minus_infinity_like_values_and_no_nan():
+    jacobians = np.broadcast_to(np.diag([2.0, 1.0, 0.0]), (50, 3, 3))
+    log_sigma = log_singular_values(jacobians, [50], Q=np.eye(3))[0]
+    np.testing.assert_allclose(log_sigma[:2], [50 * np.log(2), 0], atol=1e-10)
+    assert log_sigma[2] < -1e100
+
+
+def test_lyapunov_spectrum_of_a_diagonal_recurrence():
+    jacobians = np.broadcast_to(np.diag(np.exp([0.2, -0.1, -0.7])), (2000, 3, 3))
+    Q = orthogonal(np.random.default_rng(0), 3)
+    np.testing.assert_allclose(lyapunov_spectrum(jacobians, Q, discard=500), [0.2, -0.1, -0.7], atol=1e-10)
+
+
+def test_spectrum_agrees_with_the_port_of_the_original():
+    torch = pytest.importorskip("torch")
+    from gradient_flossing_example import calc_lyapunov_spectrum, initial_orthonormal_system, nStepTransient
+
+    s, ws, J, b, x0, _ = random_network(6, N=24, T=55)
+    ours = lyapunov_spectrum(
+        step_jacobians(trajectory(s, ws, J, b, x0), J), initial_orthonormal_system(1, 24, 10).astype(float),
+        discard=nStepTransient + 6,
+    )  # fmt: skip
+    theirs = calc_lyapunov_spectrum(s[:, :, None], None, ws, J, b, x0[:, None], 55, 10, 1)
+    assert theirs.dtype == torch.float64
+    np.testing.assert_allclose(ours, theirs, atol=1e-10)
+
+
+def test_gradient_norm_against_differences():
+    s, ws, J, b, x0, wr = random_network(7, T=12)
+    times = np.array([1, 4, 12])
+    norm = np.exp(log_gradient_norm(trajectory(s, ws, J, b, x0), J, wr, times))
+    eps = 1e-6
+    readout = [
+        [wr @ (trajectory(s, ws, J, b, x0 + sign * eps * e)[times]).T for sign in (1, -1)] for e in np.eye(len(x0))
+    ]
+    differences = np.array([(up - down)[0] / (2 * eps) for up, down in readout])  # (N, times)
+    np.testing.assert_allclose(norm, np.linalg.norm(differences, axis=0), rtol=1e-7)
+
+
+def test_gradient_norm_beyond_float_range():
+    """A linear regime (tiny states) with J = c I: |d r_t / d x_0| = c^t |wr|."""
+    x = np.full((1001, 4), 1e-200)
+    expected = 1000 * np.log(0.1) + np.log(2)
+    assert log_gradient_norm(x, 0.1 * np.eye(4), np.ones(4), [1000])[0] == pytest.approx(expected)
+
+
+def test_tournament_meets_every_pair_once():
+    for n in (1, 2, 5, 8):
+        pairs = [tuple(sorted(p)) for i, j in tournament(n) for p in zip(i.tolist(), j.tolist())] if n > 1 else []
+        assert sorted(pairs) == [(a, b) for a in range(n) for b in range(a + 1, n)]
+
+
+def test_single_direction():
+    assert jacobi_log_singular_values(np.array([3.0]), np.ones((1, 1)))[0] == pytest.approx(3.0)

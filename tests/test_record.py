@@ -1,0 +1,224 @@
+"""The record: what it holds, how it prints, and that its file gives it back equal."""
+
+import copy
+import os
+import zipfile
+
+import numpy as np
+import pytest
+
+from extras.diagnostics import Diagnostics
+from extras.record import FORMAT, NonFiniteError, TrainingRecord, load_record, save_arrays
+from gradient_flossing_example import train_rnn_flossing
+
+SMALL = dict(
+    N=8, E=12, Ef=5, Ei=3, Ep=4, Ni=2, B=3, S=1, T=24, Tp=15, Ti=20, sIC=1, sIn=1, sNet=1, sONS=1, lr=0.001,
+    b1=0.9, b2=0.999, IC=1, g=1.0, gbar=0.0, I1=1.0, delay=4, wsS=1.0, wsM=0.0, wrS=1.0, wrM=0.0, bS=0.1, bM=0.0,
+    nLE=5, task=-1, intype=3, Lwnt=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def record():
+    return train_rnn_flossing(**SMALL, progress=False, diagnostics=Diagnostics(True, (1, 7), (3, 9)))
+
+
+def test_shapes(record):
+    assert record.loss.shape == record.accuracy.shape == (12,)
+    assert {name: x.shape for name, x in record.gradient_norm.items()} == dict.fromkeys(
+        ("ws", "J", "wr", "b", "offset", "xInit"), (12,)
+    )
+    assert record.lyapunov_spectrum.shape == (10, 5)
+    assert record.lyapunov_spectrum.dtype == np.float32
+    assert record.flossing_epoch.tolist() == [1] * 4 + [5] * 3 + [10] * 3
+    assert record.flossing_blocks() == [(1, 4), (5, 3), (10, 3)]
+    assert set(record.flossing_gradient_norm) == {"ws", "J", "b"}
+    assert record.parameters == SMALL
+    assert not record.interrupted
+    assert record.versions["engine"] == "adjoint"
+    assert np.any(record.initial["J"] != record.final["J"])
+    assert np.array_equal(record.initial["xInit"], record.first_training_parameters["xInit"])
+    assert np.any(record.initial["J"] != record.first_training_parameters["J"])
+
+
+def test_gradient_norms_belong_to_the_gradients(record):
+    for name, g in record.first_training_gradient.items():
+        assert record.gradient_norm[name][0] == pytest.approx(np.linalg.norm(g))
+    for name, g in record.first_flossing_gradient.items():
+        assert record.flossing_gradient_norm[name][0] == pytest.approx(np.linalg.norm(g))
+
+
+def test_file_gives_back_an_equal_record_without_pickle(record, tmp_path):
+    path = tmp_path / "record.npz"
+    record.save(path)
+    loaded = load_record(path)
+    assert loaded == record
+    assert loaded.versions == record.versions
+    assert loaded.elapsed_time == record.elapsed_time
+    assert list(loaded.parameters.values()) == list(SMALL.values())
+    assert repr(loaded) == repr(record)
+    with np.load(path, allow_pickle=False) as file:
+        assert np.array_equal(file["loss"], record.loss)
+        assert not any(file[name].dtype.hasobject for name in file.files)
+    assert zipfile.ZipFile(path).testzip() is None
+
+
+@pytest.mark.parametrize("change", [dict(E=0), dict(Ep=0, Ni=0), dict(nLE=0)], ids=str)
+def test_empty_parts_survive_the_file(change, tmp_path):
+    record = train_rnn_flossing(**SMALL | change, progress=False)
+    record.save(tmp_path / "r")
+    loaded = load_record(tmp_path / "r")
+    assert loaded == record
+    assert loaded.lyapunov_spectrum.shape == (0, (SMALL | change)["nLE"])
+    assert repr(record)
+
+
+def test_equality(record):
+    other = copy.deepcopy(record)
+    other.elapsed_time, other.versions = 1e9, {}
+    assert other == record
+    other.loss[3] = np.nan
+    assert other != record
+    record_with_nan = copy.deepcopy(other)
+    assert record_with_nan == other
+    for change in ("accuracy", "initial", "parameters", "interrupted", "diagnostics"):
+        other = copy.deepcopy(record)
+        if change == "parameters":
+            other.parameters["N"] = 9
+        elif change == "interrupted":
+            other.interrupted = True
+        elif change == "initial":
+            other.initial["J"][0, 0] = np.nextafter(other.initial["J"][0, 0], np.float32(9))
+        elif change == "diagnostics":
+            other.diagnostics = {}
+        else:
+            other.accuracy[-1] += 1
+        assert other != record, change
+    assert record != 1
+
+
+def test_repr_is_short(record):
+    lines = repr(record).splitlines()
+    assert len(lines) <= 7
+    assert max(map(len, lines)) <= 80
+    assert "8 neurons, 12 epochs" in lines[0]
+    assert "4 steps at epoch 1, 3 steps at epoch 5, 3 steps at epoch 10" in repr(record)
+
+
+def test_first_epoch_above():
+    record = TrainingRecord.from_arrays({}, {"accuracy": np.r_[np.full(20, 0.5), np.ones(30)]})
+    assert record.epoch_above(0.95) == 30  # the mean of epochs 21 to 30 is 1, that of 20 to 29 is 0.95
+    assert record.epoch_above(0.95, window=1) == 21
+    assert TrainingRecord.from_arrays({}, {"accuracy": np.ones(9)}).epoch_above() is None
+    assert TrainingRecord.from_arrays({}, {"accuracy": np.full(50, 0.9)}).epoch_above() is None
+
+
+def test_damaged_or_foreign_files_are_refused(record, tmp_path):
+    path = tmp_path / "record.npz"
+    record.save(path)
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [content[: int(n)] for n in rng.integers(0, len(content), 20)]
+    for position in rng.integers(0, len(content), 50):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << int(rng.integers(8))
+        damaged.append(bytes(flipped))
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(ValueError, match="damaged"):
+            load_record(path)
+    np.savez(path, loss=np.ones(3))
+    with pytest.raises(ValueError, match="not written by this program"):
+        load_record(path)
+    save_arrays(path, "something else", {}, {})
+    with pytest.raises(ValueError, match="something else.*not a.*record"):
+        load_record(path)
+    with pytest.raises(FileNotFoundError):
+        load_record(tmp_path / "nothing")
+
+
+def test_a_failing_save_leaves_the_old_file_and_no_other(record, tmp_path, monkeypatch):
+    path = tmp_path / "record.npz"
+    path.write_bytes(b"old")
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        record.save(path)
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["record.npz"]
+
+
+def test_diagnostics_change_no_number(record):
+    plain = train_rnn_flossing(**SMALL, progress=False)
+    assert plain != record
+    record = copy.deepcopy(record)
+    record.diagnostics = {}
+    assert plain == record
+
+
+# ------------------------------------------------------------------ what turns non-finite
+
+
+def finite_parameters(record):
+    return all(np.isfinite(x).all() for x in record.final.values())
+
+
+@pytest.mark.parametrize("engine", ["adjoint", "autograd"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_non_finite_flossing_stops_with_the_record(engine):
+    with pytest.raises(NonFiniteError, match="epoch 1, flossing step 1:.*last finite: nothing") as stopped:
+        train_rnn_flossing(**SMALL | dict(g=0.0), progress=False, engine=engine)  # J = 0: exponents of -inf
+    record = stopped.value.record
+    assert len(record.loss) == len(record.flossing_loss) == 0
+    assert finite_parameters(record)
+    assert record.final["J"].tobytes() == record.initial["J"].tobytes()
+
+
+@pytest.mark.parametrize("lr", [1e6, 1e12, 1e20, 1e30, 1e37, 3e38])
+@pytest.mark.parametrize("flossing", [True, False])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_exploding_steps_stop_with_finite_parameters(lr, flossing):
+    p = SMALL | dict(lr=lr, E=300) | ({} if flossing else dict(Ep=0, Ni=0))
+    try:
+        record = train_rnn_flossing(**p, progress=False)
+    except NonFiniteError as error:
+        record = error.record
+        assert str(error).startswith(f"epoch {len(record.loss) + 1}, ")
+        if len(record.loss):
+            assert f"training loss {record.loss[-1]:.6g} at epoch {len(record.loss)}" in str(error)
+    else:
+        assert lr < 1e19
+    assert finite_parameters(record)
+    assert np.isfinite(record.loss).all()
+    assert np.isfinite(record.flossing_loss).all()
+
+
+def test_non_finite_loss_in_the_middle(monkeypatch, tmp_path):
+    """The error names epoch and step, and its record equals the undisturbed run so far."""
+    from extras.adjoints import TrainingAdjoint
+
+    whole = train_rnn_flossing(**SMALL, progress=False)
+    original, calls = TrainingAdjoint.__call__, []
+
+    def sabotaged(self, *args):
+        calls.append(1)
+        loss, accuracy, gs = original(self, *args)
+        return (np.nan if len(calls) == 7 else loss), accuracy, gs
+
+    monkeypatch.setattr(TrainingAdjoint, "__call__", sabotaged)
+    with pytest.raises(NonFiniteError, match="epoch 7, training step 7: loss = nan; last finite: training loss") as e:
+        train_rnn_flossing(**SMALL, progress=False)
+    record = e.value.record
+    assert "at epoch 6 and flossing loss" in str(e.value)
+    assert "at epoch 5, step 3" in str(e.value)
+    assert np.array_equal(record.loss, whole.loss[:6])
+    assert np.array_equal(record.flossing_loss, whole.flossing_loss[:7])
+    record.save(tmp_path / "partial.npz")
+    assert load_record(tmp_path / "partial.npz") == record
+
+
+def test_format_names_the_version():
+    assert FORMAT.endswith(" 1")
