@@ -97,7 +97,7 @@ def train_rnn_flossing(
         progress.line(f"going on at epoch {first}")
     with blas_threads(N), checkpoint:  # ex.jl:4  # D4
         for ei, rng in zip(range(first, E + 1), seeded_generators(range(first, E + 1))):  # rng: ex.jl:202
-            # ex.jl:174-184
+            # ex.jl:174-185
             progress.epoch(ei, record)
             blocks_before = ni
             if (ei == 1 and startWithPreflossing) or (ei % Ef == 0 and ni < Ni):  # for periodic interflossing
@@ -124,7 +124,7 @@ def train_rnn_flossing(
             ###################################
             # THIS IS THE USUAL TRAINING LOOP #
             ###################################
-            # ex.jl:202-205
+            # ex.jl:202-206
             s, rtarg = generate_input_output(B, T, E * sIn + ei, S, I1, delay, task)
             data = DataLoader((s, rtarg), batchsize=B, shuffle=True, rng=rng)
             train_with_accuracy(training_gradient, ps, data, opt, record)
@@ -223,7 +223,7 @@ def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
 
     s, ws, J, b, x = as_tensors(s, ws, J, b, xInit[:, 0])
     N, S = ws.shape
-    nStepTransientONS = -(-Tp // 10)  # ex.jl:29: ceil(Tp / 10), steps during transient of ONS
+    nStepTransientONS = -(-Tp // 10)  # ex.jl:28-29: ceil(Tp / 10), steps during transient of ONS
     tsim = 0
     LS = 0  # initialize Lyapunov spectrum
     Q = as_tensors(initial_orthonormal_system(sONS, N, nLE).copy())[0].to(J.dtype)  # ex.jl:124-126

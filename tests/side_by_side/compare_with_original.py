@@ -207,7 +207,7 @@ class Comparison:
         self.lines += self.drift_lines() if drift else []
 
     def quantities(self, IC, g):
-        quantities = tolerances.ladder(IC, g) + tolerances.WHOLE_RUN.get(self.case, tolerances.OTHER_CALL)
+        quantities = tolerances.ladder(IC, g, self.case) + tolerances.WHOLE_RUN.get(self.case, tolerances.OTHER_CALL)
         with_flossing = "floss1_s" in self.original and "floss1_s" in self.port
         for quantity in quantities:
             if (with_flossing or "floss" not in quantity.rung + quantity.name) and (self.whole or not quantity.whole_run):

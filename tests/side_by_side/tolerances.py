@@ -123,14 +123,29 @@ WHY = {
     "first gradient": "largest difference over largest entry, before clipping, at the same parameters",
     "first update": "singular values of the clipped ADAM step that the recorded gradient gives",
     "first flossing loss": "a chain of Float32 QRs, at the recorded initial parameters",
-    "first flossing gradient": "ill-conditioned: the original's own Float32 error is 1.1e-3 for the README call",
+    "first flossing gradient": "ill-conditioned: the recording of the README call is 3.8e-3 from Float64",
     "whole run": "rounding grows: limits are a few times the drift of a run whose initial J is changed in the last bit",
     "drift": "the recording has to lie where the port's runs with the last bit of J changed lie",
 }
 
 
-def ladder(IC, g):
-    """The quantities that every recording has, from the random draws up to the first gradients."""
+# How far first gradients may part, relative to their largest entries. Their conditioning decides: measured, in
+# Float64, is their change when all parameters move by one unit in the last place (largest of ten draws), and the
+# recording's own distance from Float64; the port in Float32 comes on top. The limits are about four times the change.
+TRAINING_GRADIENT = {1: 1e-5, 3: 3e-5}  # by IC; changes 4.3e-6 and 7.9e-6, recordings 8.5e-7 and 5.0e-6
+FLOSSING_GRADIENT = {
+    "readme_seed1": 1.5e-2,  # change 1.3e-3 in Float64 and 5.2e-3 in Float32, recording 3.8e-3
+    "preflossing": 1e-3,  # 7.4e-5 and 2.7e-4, recording 1.9e-4
+    "copy_small": 1.5e-4,  # 4.0e-5 and 3.8e-5, recording 1.5e-5
+    "orthogonal_parity4": 6e-5,  # 1.5e-5 and 1.9e-5, recording 5.2e-6
+}
+
+
+def ladder(IC, g, case):
+    """The quantities that every recording has, from the random draws up to the first gradients.
+
+    case: name of the recording in tests/reference, or None; for other calls the widest flossing limit holds.
+    """
     lines = [Quantity("task data", name, entry(name), Equal()) for name in ("s0", "r0", "train1_s", "train1_r")]
     lines += [Quantity("task data", "floss1_s", entry("floss1_s"), Equal())]
     for name in ("ws", "wr", "b", "offset"):
@@ -139,13 +154,15 @@ def ladder(IC, g):
     # for g > 1 the 100 steps of relaxation can be chaotic
     lines += [Quantity("initial weights", "xInit", entry("init_xInit"), Within(1e-5) if g <= 1 else None)]
     lines += [Quantity("first loss", "loss", first("loss_at_train1"), Within(1e-6, "of the value"))]
+    training = Within(TRAINING_GRADIENT[IC], "of the largest entry")
     for name in TRAINED:
-        lines += [Quantity("first gradient", name, entry(f"train1_grad_{name}"), Within(1e-5, "of the largest entry"))]
+        lines += [Quantity("first gradient", name, entry(f"train1_grad_{name}"), training)]
     for name in ("J", "xInit"):
         lines += [Quantity("first update", name, first(f"svd{name}"), Within(1e-6, "of the largest entry"))]
     lines += [Quantity("first flossing loss", "loss", first("loss_at_floss1"), Within(1e-5, "of the value"))]
+    flossing = Within(FLOSSING_GRADIENT.get(case, max(FLOSSING_GRADIENT.values())), "of the largest entry")
     for name in FLOSSED:
-        lines += [Quantity("first flossing gradient", name, entry(f"floss1_grad_{name}"), Within(5e-3, "of the largest entry"))]
+        lines += [Quantity("first flossing gradient", name, entry(f"floss1_grad_{name}"), flossing)]
     return lines
 
 
