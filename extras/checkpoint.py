@@ -56,14 +56,14 @@ class Checkpoint:
         try:
             metadata, arrays = load_arrays(self.path, FORMAT)
         except FileNotFoundError:
+            self.remove_leftovers()
             self.save()  # so that an unwritable place is known before the work and not after
             return self.position
         except ValueError as error:
             raise CheckpointError(f"cannot resume, file left as it is: {error}") from None
         record = TrainingRecord.from_arrays(metadata["record"], part(arrays, "record"))
         self.refuse_other_run(record, metadata["diagnostics"])
-        for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp"):
-            leftover.unlink(missing_ok=True)  # of a save during which the process was killed
+        self.remove_leftovers()
         for name, x in self.recorder.ps.items():
             x[...] = record.final[name]
         for name, optimiser in self.optimisers.items():
@@ -71,6 +71,11 @@ class Checkpoint:
         self.recorder.resume(record)
         self.position = tuple(metadata["position"])
         return self.position
+
+    def remove_leftovers(self):
+        """Delete the temporary files of saves during which the process was killed."""
+        for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp"):
+            leftover.unlink(missing_ok=True)
 
     def refuse_other_run(self, record, diagnostics):
         here = self.recorder

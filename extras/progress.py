@@ -47,7 +47,7 @@ class Progress:
         if self.enabled and done and recorder.rows["flossing_loss"]:
             E = self.parameters["E"]
             loss = recorder.rows["flossing_loss"][-1]
-            text = f"epoch {ei}/{E}  flossing {done}/{steps}  flossing loss {loss:.4g}"
+            text = f"epoch {ei}/{E}  flossing {done}/{steps}  loss {loss:.3g}"
             self.show(text, "flossing", E - ei + 1, recorder, done % interval(steps, STEPS_BETWEEN_LINES) == 0)
 
     def block_done(self, seconds):
@@ -72,7 +72,7 @@ class Progress:
         training, flossing = (mean.get(k, mean[kind]) for k in ("training", "flossing"))
         flossing_left = self.flossing_steps - len(recorder.rows["flossing_loss"])
         left = epochs_left * training + flossing_left * flossing
-        text += f"  {1 / max(mean[kind], 1e-9):.3g} steps/s  {int(left) // 60}:{int(left) % 60:02d} left"
+        text += f"  {1 / max(mean[kind], 1e-9):.0f} steps/s  {int(left) // 60}:{int(left) % 60:02d} left"
         if self.terminal:
             text = text[: shutil.get_terminal_size().columns - 1]
             print("\r" + text.ljust(self.width), end="", flush=True)
