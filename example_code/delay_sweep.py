@@ -144,10 +144,13 @@ def draw(rows, epochs, path):
     left.axhline(50, color="0.6", lw=0.8, ls=":")
     left.axhline(100 * LEARNED, color="0.6", lw=0.8, ls=":")
     left.set(xlabel="delay (time steps)", ylabel=f"accuracy, last {min(FINAL_EPOCHS, epochs)} epochs (%)", ylim=(45, 102))
-    left.legend(loc="lower left", fontsize=8, framealpha=1, title="thin: seeds, thick: median", title_fontsize=8)
+    handles, labels = left.get_legend_handles_labels()
+    title = "thin: seeds, thick: median"
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8, title=title, title_fontsize=8)
     right.axhline(epochs, color="0.6", lw=0.8, ls=":")
     right.set(xlabel="delay (time steps)", ylabel="epochs to 95 % accuracy", yscale="log", ylim=(None, 2.2 * epochs))
-    ticks = [t for t in (1, 10, 30, 100, 300, 1000, 3000, 10000) if t <= epochs]
+    fastest = min(r["epochs_to_95_percent"] or never for r in rows)
+    ticks = [t for t in (1, 10, 30, 100, 300, 1000, 3000, 10000) if fastest / 3 <= t <= epochs]
     right.set_yticks([*ticks, never], [*(f"{t:,}" for t in ticks), "never"])
     right.set_yticks([], minor=True)
     figure.savefig(path, dpi=130)
