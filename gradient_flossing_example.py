@@ -11,8 +11,8 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from extras.blas_threads import blas_threads
-from extras.check_parameters import check_engine, check_initial, check_parameters
+from julia_packages.linear_algebra import blas_threads
+from extras.check_parameters import Parameters, check_engine, check_initial, check_parameters, nStepTransient
 from extras.checkpoint import Checkpoint
 from extras.diagnostics import Diagnostics
 from extras.progress import Progress
@@ -20,8 +20,6 @@ from extras.record import Recorder
 from gf_task05spatialXORShort import generate_input_output
 from julia_packages.flux import ADAMW, ClipNorm, DataLoader, Optimiser, logitbinarycrossentropy, update
 from julia_packages.random import MersenneTwister, seeded_generators
-
-nStepTransient = 10  # ex.jl:26: steps before the orthonormal system is taken to follow the dynamics
 
 
 # ex.jl:9
@@ -319,17 +317,20 @@ def as_tensors(*arrays):
     return [torch.as_tensor(a) for a in arrays]
 
 
+delay = 10
+seed = 1
+README_CALL = Parameters(
+    80, 301, 10, 50, 50, 2, 16, 1, 300, 55, 300, seed, seed, seed, seed, 0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0, delay,
+    1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 75, -1, 3, 0.0,
+)  # fmt: skip
+LONG_README_CALL = README_CALL._replace(E=3001, Ef=100, Ei=500, Ep=500)  # as the original's README has it at 324d2a0
+
+
 def main():
     """The README call of the original; options, record and figure are additions (extras/command_line.py)."""
     from extras.command_line import run
 
-    delay = 10
-    seed = 1
-    readme_call = (
-        80, 301, 10, 50, 50, 2, 16, 1, 300, 55, 300, seed, seed, seed, seed, 0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0, delay,
-        1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 75, -1, 3, 0.0,
-    )  # fmt: skip
-    run(train_rnn_flossing, readme_call, __doc__.splitlines()[0], figure_name="figure")
+    run(train_rnn_flossing, README_CALL, __doc__.splitlines()[0], figure_name="figure")
 
 
 if __name__ == "__main__":

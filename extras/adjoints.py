@@ -55,7 +55,8 @@ import numpy as np
 from scipy.linalg.blas import dgemm, dsymm, dtrsm, get_blas_funcs
 from scipy.linalg.lapack import dgeqrf, dorgqr, dtrcon
 
-nStepTransient = 10  # ex.jl:26
+from extras.check_parameters import discarded_steps
+
 CONDITION_LIMIT = 1e10  # 1-norm condition number of R up to which a segment of several steps counts
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 
@@ -148,7 +149,7 @@ class FlossingAdjoint:
         self.N, self.Tp, self.nLE, self.Lwnt = N, Tp, nLE, float(Lwnt)
         self.dtype = np.dtype(dtype)
         self.first_length = FIRST_LENGTH if self.dtype == np.float32 else 1
-        self.transient = min(nStepTransient + math.ceil(Tp / 10), Tp)
+        self.transient = min(discarded_steps(Tp), Tp)
         self.averaged_steps = Tp - self.transient
         self.h = np.empty((Tp + 1, N))  # tanh of the trajectory
         self.p = np.empty((Tp + 1, N))  # sech^2 of the trajectory

@@ -6,6 +6,7 @@ commit 324d2a0) dies on it, or silently computes NaN.
 """
 
 import math
+from collections import namedtuple
 from dataclasses import dataclass
 from numbers import Real
 
@@ -15,7 +16,7 @@ from julia_packages.random import check_integer
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 INT64_END = 2**63  # Julia's Int is an Int64
-N_STEP_TRANSIENT = 10  # ex.jl:26
+nStepTransient = 10  # ex.jl:26: steps before the orthonormal system is taken to follow the dynamics
 ENGINES = ("adjoint", "autograd")
 
 
@@ -65,6 +66,8 @@ PARAMETERS = {  # in the order of the original's arguments (ex.jl:9)
     "intype": Parameter("task", int, "", "accepted, never used"),
     "Lwnt": Parameter("flossing", float, "1/step", "target value of every flossed exponent"),
 }
+
+Parameters = namedtuple("Parameters", PARAMETERS)  # the 33 values of a call, by name or in their order
 
 
 def check_parameters(parameters):
@@ -156,9 +159,14 @@ def check_spectrum(p):
     Tp, Ti = p["Tp"], p["Ti"]
     if Tp > Ti:
         refuse(p, "Tp", f"must be <= Ti = {Ti}, the length of the flossing input (BoundsError in the original)")
-    discarded = N_STEP_TRANSIENT + -(-Tp // 10)
+    discarded = discarded_steps(Tp)
     if Tp <= discarded:
         refuse(p, "Tp", f"must be at least 13: the first 10 + ceil(Tp/10) = {discarded} steps are not averaged (NaN)")
+
+
+def discarded_steps(Tp):
+    """Steps of a spectrum over Tp steps that are not averaged: nStepTransient + ceil(Tp/10) (ex.jl:26-29)."""
+    return nStepTransient + -(-Tp // 10)
 
 
 def check_input_seeds(p):

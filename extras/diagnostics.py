@@ -11,7 +11,7 @@ import numpy as np
 from scipy.linalg import svdvals
 
 from extras import long_term_jacobian
-from extras.check_parameters import N_STEP_TRANSIENT
+from extras.check_parameters import discarded_steps
 from gf_task05spatialXORShort import generate_input_output
 from julia_packages.random import MersenneTwister, check_integer
 
@@ -91,7 +91,3 @@ def lyapunov_spectrum(p, jacobians):
     k = p["nLE"] or p["N"]
     Q = np.linalg.qr(MersenneTwister(p["sONS"]).randn_float32(p["N"], k))[0].astype(np.float64)
     return long_term_jacobian.lyapunov_spectrum(jacobians, Q, discard=discarded_steps(p["Tp"]))
-
-
-def discarded_steps(Tp):
-    return N_STEP_TRANSIENT - (-Tp // 10)  # ex.jl:26, 29: 10 + ceil(Tp / 10)

@@ -23,7 +23,8 @@ import scipy
 TRAINED = ("ws", "J", "wr", "b", "offset", "xInit")
 FLOSSED = ("ws", "J", "b")
 FORMAT = "gradient flossing record 1"
-WINDOW = 10  # epochs over which the accuracy is averaged for "first epoch above 95 %"
+LEARNED, WINDOW = 0.95, 10  # learned: a mean accuracy above LEARNED over WINDOW epochs
+FINAL_EPOCHS = 100  # over which the final accuracy is averaged
 
 
 class NonFiniteError(ArithmeticError):
@@ -73,13 +74,17 @@ class TrainingRecord:
     elapsed_time: float = 0.0
     versions: dict = field(default_factory=dict)
 
-    def epoch_above(self, accuracy=0.95, window=WINDOW):
-        """First epoch up to which the last `window` epochs have a mean accuracy above `accuracy`; None if none."""
-        if len(self.accuracy) < window:
+    def epoch_learned(self):
+        """First epoch up to which the last WINDOW epochs have a mean accuracy above LEARNED; None if none."""
+        if len(self.accuracy) < WINDOW:
             return None
-        mean = np.convolve(self.accuracy, np.full(window, 1 / window), mode="valid")
-        above = np.flatnonzero(mean > accuracy)
-        return int(above[0]) + window if len(above) else None
+        mean = np.convolve(self.accuracy, np.full(WINDOW, 1 / WINDOW), mode="valid")
+        above = np.flatnonzero(mean > LEARNED)
+        return int(above[0]) + WINDOW if len(above) else None
+
+    def final_accuracy(self):
+        """Mean accuracy of the last FINAL_EPOCHS epochs (each a new batch); NaN without epochs."""
+        return float(np.mean(self.accuracy[-FINAL_EPOCHS:])) if len(self.accuracy) else math.nan
 
     def flossing_blocks(self):
         """List of (epoch, number of flossing steps)."""
@@ -135,7 +140,7 @@ class TrainingRecord:
             f"task {p['task']}, delay {p['delay']}" + (", interrupted" if self.interrupted else "")
         ]
         if epochs:
-            above = self.epoch_above()
+            above = self.epoch_learned()
             lines += [
                 f"  final loss        {self.loss[-1]:.4f}",
                 f"  final accuracy    {100 * self.accuracy[-1]:.2f} %",

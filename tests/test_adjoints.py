@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from extras import adjoints
 from extras.adjoints import CONDITION_LIMIT, FlossingAdjoint, TrainingAdjoint, next_length, sech_squared
-from extras.blas_threads import LARGE_N, blas_threads
+from julia_packages.linear_algebra import LARGE_N, blas_threads
 from gradient_flossing_example import (
     flossing_gradient_autograd,
     initial_orthonormal_system,

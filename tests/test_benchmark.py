@@ -1,4 +1,4 @@
-"""extras/benchmark.py: times the same computation for every engine, counts operations rightly, runs from start to end."""
+"""experiments/benchmark.py: times the same computation for every engine, counts operations rightly, runs from start to end."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from extras import benchmark
+from example_code.experiments import benchmark
 from tests.conftest import ROOT
 
 SIZES = dict(N=12, T=40, B=3, Tp=30, nLE=5)
@@ -56,7 +56,7 @@ def test_exponents_are_slopes_between_the_ends():
 
 
 def test_a_quick_benchmark_prints_its_tables_and_writes_the_figure(tmp_path):
-    command = [sys.executable, "-m", "extras.benchmark", "--quick", "--out", tmp_path / "out"]
+    command = [sys.executable, ROOT / "example_code" / "experiments" / "benchmark.py", "--quick", "--out", tmp_path / "out"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     for row in ("| training | adjoint |", "| flossing | autograd |", "| flossing | bound", "| flossing | N = nLE | 20, 40"):

@@ -10,7 +10,7 @@ from extras.check_parameters import PARAMETERS, check_parameters
 from extras.progress import flossing_steps
 from tests.conftest import ROOT
 
-spec = importlib.util.spec_from_file_location("longest_delay", ROOT / "example_code" / "longest_delay.py")
+spec = importlib.util.spec_from_file_location("longest_delay", ROOT / "example_code" / "experiments" / "longest_delay.py")
 longest_delay = importlib.util.module_from_spec(spec)
 sys.modules[spec.name] = longest_delay  # dataclasses look there
 spec.loader.exec_module(longest_delay)
@@ -28,7 +28,7 @@ def test_a_schedule_takes_its_budget(schedule):
 
 
 def test_the_committed_table_is_that_of_the_search():
-    with open(ROOT / "example_code" / "results" / "schedule_search.csv") as file:
+    with open(ROOT / "example_code" / "experiments" / "results" / "schedule_search.csv") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(longest_delay.SEARCH)
     for row, (schedule, seed) in zip(rows, longest_delay.SEARCH):

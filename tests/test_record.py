@@ -105,12 +105,11 @@ def test_repr_is_short(record):
     assert "4 steps at epoch 1, 3 steps at epoch 5, 3 steps at epoch 10" in repr(record)
 
 
-def test_first_epoch_above():
+def test_first_epoch_learned():
     record = TrainingRecord.from_arrays({}, {"accuracy": np.r_[np.full(20, 0.5), np.ones(30)]})
-    assert record.epoch_above(0.95) == 30  # the mean of epochs 21 to 30 is 1, that of 20 to 29 is 0.95
-    assert record.epoch_above(0.95, window=1) == 21
-    assert TrainingRecord.from_arrays({}, {"accuracy": np.ones(9)}).epoch_above() is None
-    assert TrainingRecord.from_arrays({}, {"accuracy": np.full(50, 0.9)}).epoch_above() is None
+    assert record.epoch_learned() == 30  # the mean of epochs 21 to 30 is 1, that of 20 to 29 is 0.95
+    assert TrainingRecord.from_arrays({}, {"accuracy": np.ones(9)}).epoch_learned() is None
+    assert TrainingRecord.from_arrays({}, {"accuracy": np.full(50, 0.9)}).epoch_learned() is None
 
 
 def test_damaged_or_foreign_files_are_refused(record, tmp_path):

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from example_code import delay_sweep
+from example_code.experiments import delay_sweep
 from extras import sweep
 from extras.record import load_record
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPT = ROOT / "example_code" / "delay_sweep.py"
+SCRIPT = ROOT / "example_code" / "experiments" / "delay_sweep.py"
 TINY = ["--neurons", "16", "--steps", "30", "--preflossing", "3", "--epochs", "5"]
 LIST = ["--delays", "5", "8", "--seeds", "1"]
 LONG = ["--neurons", "16", "--steps", "300", "--conditions", "none", "--delays", "5", "6"]

@@ -2,8 +2,8 @@
 
 Trains the delayed XOR network for every condition, delay and seed, then writes a table and a figure:
 
-    python example_code/delay_sweep.py                        # all cores of this machine
-    python example_code/delay_sweep.py --delays 10 20 --seeds 1 2 3 --epochs 1001 --jobs 2 --out out/short
+    python example_code/experiments/delay_sweep.py                        # all cores of this machine
+    python example_code/experiments/delay_sweep.py --delays 10 20 --seeds 1 2 3 --epochs 1001 --jobs 2 --out out/short
 
 Every finished run is a record file in --out. Stopped at any point (Ctrl-C, a crash, a full night), the same command
 goes on with what is missing; runs that fail are listed with their arguments at the end and tried again next time.
@@ -14,7 +14,7 @@ Under Slurm, for 4 nodes of 32 cores (one rank and no more than one run per core
     #SBATCH --nodes=4 --ntasks-per-node=1 --cpus-per-task=32 --mem-per-cpu=400M
     srun torchrun --nnodes=$SLURM_NNODES --nproc-per-node=32 --max-restarts=3 --rdzv-backend=c10d \
         --rdzv-id=$SLURM_JOB_ID --rdzv-endpoint=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -1):29400 \
-        example_code/delay_sweep.py --out out/delay_sweep
+        example_code/experiments/delay_sweep.py --out out/delay_sweep
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from extras.sweep import Progress, Run, launcher_claims, load_finished, print_failures, run_sweep  # noqa: E402
 
 # with preflossing or not; then epochs between two blocks during training, their steps, and at most how many (the last at

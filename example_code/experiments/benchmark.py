@@ -1,7 +1,7 @@
 """How long a training step, a flossing step and the README call take, and how the time grows with the sizes.
 
-    python -m extras.benchmark                 # a few minutes; table on the screen, figure in out/benchmark.png
-    python -m extras.benchmark --quick         # the same with few repetitions and small sizes, to see that it works
+    python example_code/experiments/benchmark.py                 # a few minutes; table on the screen, figure in out/benchmark.png
+    python example_code/experiments/benchmark.py --quick         # the same with few repetitions and small sizes, to see that it works
 
 Engines: "adjoint" and "autograd" of the trainer and, if jax is installed, a jitted lax.scan ("jax", below), on the same
 numbers at the sizes of the README call. The engines take turns, so that a slow moment of the machine meets all of them;
@@ -20,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from extras.blas_threads import blas_threads
-from extras.figures import BLACK, COLOURS
-from gradient_flossing_example import first_loss_index, flossing_engine, initial_orthonormal_system, training_engine
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from extras.figures import BLACK, COLOURS  # noqa: E402
+from gradient_flossing_example import first_loss_index, flossing_engine, initial_orthonormal_system, training_engine  # noqa: E402
+from julia_packages.linear_algebra import blas_threads  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
 README_SIZES = dict(N=80, T=300, B=16, Tp=55, nLE=75)  # of the README call
 FIRST_SCORED = first_loss_index(delay=10, task=-1)
 GROWTH = {  # what is varied, from the README sizes
@@ -270,7 +271,7 @@ def processor():
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m extras.benchmark", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="few repetitions, small sizes, no README call")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the figure; default out")
     args = parser.parse_args(argv)

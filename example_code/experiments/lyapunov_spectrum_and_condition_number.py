@@ -1,6 +1,6 @@
 """What flossing does to random networks: Lyapunov spectrum, condition number of the long-term Jacobian, gradient norm.
 
-    python example_code/lyapunov_spectrum_and_condition_number.py        # all cores; one figure and one table in out/
+    python example_code/experiments/lyapunov_spectrum_and_condition_number.py        # all cores; one figure and one table in out/
 
 Random driven networks (N = 80, several gains g and seeds) are flossed for 500 steps towards k exponents of 0 and
 compared with themselves before. Spectra are measured over 500 steps with an input that flossing has not seen, after
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from extras.long_term_jacobian import (  # noqa: E402
     log_condition_number, log_gradient_norm, log_singular_values, lyapunov_spectrum, step_jacobians, trajectory,
 )  # fmt: skip

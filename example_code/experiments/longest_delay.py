@@ -1,7 +1,7 @@
 """Which flossing schedule learns a delay of 45 steps (d = 90), which that of the delay sweep does not?
 
-    python example_code/longest_delay.py              # the best schedule that was found, five seeds
-    python example_code/longest_delay.py --search     # every schedule that was tried, the failures too
+    python example_code/experiments/longest_delay.py              # the best schedule that was found, five seeds
+    python example_code/experiments/longest_delay.py --search     # every schedule that was tried, the failures too
 
 Schedules are compared at equal time: the number of epochs is what a schedule's flossing leaves of its budget.
 Everything else is the original's README call, with delay 45. Each finished run is a record file in --out, and the same
@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from extras.sweep import LocalClaims, Progress, Run, load_finished, print_failures, run_sweep  # noqa: E402
 
 DELAY = 45
 FINAL_EPOCHS = 100  # final accuracy: mean over the last epochs; every batch is new data
 # Time is counted in training epochs (3.4 ms here). A flossing step of 75 exponents over 55 steps takes as long as 1.5 of
-# them (python -m extras.benchmark), and its time grows with the number of steps and, more slowly, of exponents.
+# them (python example_code/experiments/benchmark.py), and its time grows with the number of steps and, more slowly, of exponents.
 UNIT_BUDGET = 11501  # 4,001 epochs and 5,000 flossing steps
 
 
