@@ -3,64 +3,56 @@
 Port of GradientFlossing_ExampleCode.jl (`ex.jl` below), github.com/RainerEngelken/GradientFlossing, commit 324d2a0:
 R. Engelken, "Gradient Flossing: Improving Gradient Descent through Dynamic Control of Jacobians", NeurIPS 2023,
 arXiv 2312.17306. Order of functions and statements follows the original; `# ex.jl:a-b` names its lines,
-`# D3` a row of the README's table of deviations. Arrays have Julia's shapes and count from 0.
+`# D3` a row of the table of deviations (tests/side_by_side/README.md). Arrays have Julia's shapes and count from 0.
 """
 
-import time
 from functools import lru_cache, partial
 
 import numpy as np
 
-from julia_packages.linear_algebra import blas_threads
-from extras.check_parameters import Parameters, check_engine, check_initial, check_parameters, nStepTransient
-from extras.checkpoint import Checkpoint
-from extras.diagnostics import Diagnostics
-from extras.progress import Progress
-from extras.record import Recorder
+from extras.check_parameters import LONG_README_CALL, README_CALL, Parameters, check_parameters, nStepTransient
+from extras.run import Run
 from gf_task05spatialXORShort import generate_input_output
 from julia_packages.flux import ADAMW, ClipNorm, DataLoader, Optimiser, logitbinarycrossentropy, update
-from julia_packages.random import MersenneTwister, seeded_generators
+from julia_packages.linear_algebra import blas_threads
+from julia_packages.random import MersenneTwister, epoch_generator
 
 
 # ex.jl:9
 def train_rnn_flossing(
     N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
     wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt,
-    *, engine="adjoint", progress=True, initial=None, checkpoint=None, checkpoint_every=100, checkpoint_errors="warn",
-    diagnostics=None,
+    *, engine="adjoint", progress=True, initial=None, checkpoint=None, checkpoint_every=100, diagnostics=None,
 ):  # fmt: skip
-    """Train an RNN of N tanh units for E epochs with gradient flossing, and return the record of the run.
+    """Train an RNN of N tanh units for E epochs with gradient flossing, and return the TrainingRecord (extras/record.py).
 
     The 33 positional parameters are the original's (README, "The 33 parameters"). Additions:
     engine: "adjoint" (hand-derived gradients) or "autograd" (torch differentiates the formulae below).
     progress: print what the original prints, and how far it is.
     initial: dict of arrays that replace drawn ones, any of ws J wr b offset xInit, in their shapes.
     checkpoint: file to save the run in every `checkpoint_every` steps (of training and flossing), and to go on from
-        if it is there; if it cannot be written, checkpoint_errors "warn" goes on and "stop" raises the OSError.
-    diagnostics: extras.diagnostics.Diagnostics, what else to compute; none of it changes a number of the run.
+        if it is there.
+    diagnostics: extras.lyapunov.Diagnostics, what else to compute; none of it changes a number of the run.
 
-    Returns a TrainingRecord (extras/record.py); after Ctrl-C that of the run so far, with record.interrupted set.
-    ValueError for arguments that the original dies on or computes NaN from; NonFiniteError, with the record so far, if
-    a loss, spectrum or gradient is infinite or NaN; CheckpointError for a damaged checkpoint or that of another run.
+    Ctrl-C gives the record of the run so far, with record.interrupted set. ValueError, before anything is printed, for
+    arguments that will not do; NonFiniteError, with the record so far, if a number becomes infinite or NaN;
+    CheckpointError if the checkpoint cannot be written, is damaged or that of another run.
     """
-    parameters = check_parameters(dict(list(locals().items())[:33]))  # D1
     (N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
-     wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt) = parameters.values()  # fmt: skip
-    check_engine(engine)
-    initial = check_initial(initial, dict(ws=(N, S), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B)))
-    diagnostics = diagnostics or Diagnostics()
-    diagnostics.check(parameters)
-    progress = Progress(progress, parameters)
+     wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt) = parameters = check_parameters(Parameters(
+        N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
+        wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt))  # ex.jl:17-18  # D1  # fmt: skip
+    run = Run(parameters, engine, progress, initial, checkpoint, checkpoint_every, diagnostics)
     # ex.jl:12-16
     firstlossidx = first_loss_index(delay, task)
-    # ex.jl:20  Julia's literals are Float32 (0.001f0), Python's are not: rounded here  # D2
+    # ex.jl:19-20  Julia's literals are Float32 (0.001f0), Python's are not: rounded here  # D2
+    decay = 0  # no weight decay
     lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt = (np.float32(v) for v in (lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt))
-    decay = 0  # ex.jl:19: no weight decay
     # ex.jl:39
-    progress.line(f"T:{T}")
+    run.print(f"T:{T}")
     # ex.jl:41 draws a batch that nothing reads  # D3
     # ex.jl:42-50
-    progress.line("generating weights")
+    run.print("generating weights")
     rng = MersenneTwister(sNet)
     ws = wsS * rng.randn_float32(N, S) + wsM  # (N, S)
     wr = wrS * rng.randn_float32(1, N) + wrM  # (1, N)
@@ -72,64 +64,46 @@ def train_rnn_flossing(
         J = J + np.float32(gbar / N)
     else:  # IC == 3: orthogonal recurrent coupling
         J = np.float32(g) * np.linalg.qr(J)[0]
-    J, b = initial.get("J", J), initial.get("b", b)
-    # ex.jl:162-163
-    xInit = relax_ic(sIC, 100, J, b, B)  # (N, B)
-    ps = dict(ws=ws, J=J, wr=wr, b=b, offset=offset, xInit=xInit) | initial
-    # ex.jl:166-167  trained and flossed parameters; both dicts hold the same arrays, updated in place
-    ps = {name: np.array(x, np.float32) for name, x in ps.items()}
-    psFlossing = {name: ps[name] for name in ("ws", "J", "b")}
-    # ex.jl:164-165
+    # ex.jl:162-167  ps, psFlossing: trained and flossed parameters, the same arrays, updated in place
+    ps = dict(ws=ws, J=J, wr=wr, b=b, offset=offset) | run.initial
+    ps.setdefault("xInit", relax_ic(sIC, 100, ps["J"], ps["b"], B))  # (N, B)
     opt = Optimiser(ClipNorm(0.03), ADAMW(lr, (b1, b2), decay))
     optFlossing = ADAMW(lr, (b1, b2), decay)
+    psFlossing = {name: ps[name] for name in ("ws", "J", "b")}
     training_gradient = training_engine(engine, N, T, B, firstlossidx)
     flossing_gradient = flossing_engine(engine, N, Tp, nLE, sONS, Lwnt)
-    record = Recorder(parameters, ps, engine, diagnostics)
-    optimisers = {"opt": opt, "optFlossing": optFlossing}
-    checkpoint = Checkpoint(checkpoint, checkpoint_every, checkpoint_errors, record, optimisers)
 
     # ex.jl:171-173
     startWithPreflossing = Ep > 0
-    first, flossed, ni = checkpoint.resume()  # 1, 0, 0 from the start; ni: counter for interflossing
-    if (first, flossed) != (1, 0):
-        progress.line(f"going on at epoch {first}")
-    with blas_threads(N), checkpoint:  # ex.jl:4  # D4
-        for ei, rng in zip(range(first, E + 1), seeded_generators(range(first, E + 1))):  # rng: ex.jl:202
+    ni = run.blocks  # counter for interflossing: 0, unless the run goes on
+    with blas_threads(N), run.started(ps, opt=opt, optFlossing=optFlossing):  # ex.jl:4  # D4
+        for ei in run.epochs(E):
             # ex.jl:174-185
-            progress.epoch(ei, record)
-            blocks_before = ni
             if (ei == 1 and startWithPreflossing) or (ei % Ef == 0 and ni < Ni):  # for periodic interflossing
                 if ei == 1:
                     NumberOfFlossingEpochs = Ep
-                    progress.line("preflossing now")
+                    run.print("preflossing now")
                 else:
                     NumberOfFlossingEpochs = Ei
-                    progress.line(f"interflossing now at {ei}")
+                    run.print(f"interflossing now at {ei}")
                     ni += 1
                 #############################
                 # THIS IS THE FLOSSING LOOP #
                 #############################
                 # ex.jl:190-198
-                block_started = time.perf_counter()
-                for i in range(flossed + 1, NumberOfFlossingEpochs + 1):
-                    progress.flossing(ei, i, NumberOfFlossingEpochs, record)
+                for i in run.flossing_steps(NumberOfFlossingEpochs):
                     if nLE > 0:
                         s, rtarg = generate_input_output(1, Ti, E * sIn + ei + i, S, I1, delay, task)
-                        train_ls_append(psFlossing, s, ps["xInit"], optFlossing, flossing_gradient, record, ei)
-                    checkpoint.step_done(ei, i, blocks_before)
-                flossed = 0
-                progress.block_done(time.perf_counter() - block_started)
+                        train_ls_append(flossing_gradient, psFlossing, ps["xInit"], s, optFlossing, run)
             ###################################
             # THIS IS THE USUAL TRAINING LOOP #
             ###################################
             # ex.jl:202-206
+            rng = epoch_generator(ei)
             s, rtarg = generate_input_output(B, T, E * sIn + ei, S, I1, delay, task)
             data = DataLoader((s, rtarg), batchsize=B, shuffle=True, rng=rng)
-            train_with_accuracy(training_gradient, ps, data, opt, record)
-            checkpoint.step_done(ei + 1, 0, ni)
-    record = record.record()
-    progress.line(f"{record.elapsed_time:11.6f} seconds")
-    return record
+            train_with_accuracy(training_gradient, ps, data, opt, run)
+    return run.record()
 
 
 # ex.jl:12-16
@@ -188,24 +162,24 @@ def get_accuracy(s, rtarg, ws, J, wr, b, offset, xInit, firstlossidx):
 
 
 # ex.jl:89-102
-def train_with_accuracy(training_gradient, ps, data, opt, record):
-    """One gradient step on every batch of data: ps changes in place, loss, accuracy and gradients go to the record.
+def train_with_accuracy(training_gradient, ps, data, opt, run):
+    """One gradient step on every batch of data: ps changes in place, loss, accuracy and gradients go to the run.
 
     The original takes singular values here and drops them; here they are among the diagnostics (D6).
     """
     for s, rtarg in data:
         training_loss, accuracyNow, gs = training_gradient(s, rtarg, ps)
         gs = {name: g.astype(np.float64) for name, g in gs.items()}  # Zygote accumulates these in Float64
-        record.add_training_step(training_loss, accuracyNow, gs)
+        run.training_step(training_loss, accuracyNow, gs)
         update(opt, ps, gs)
-        record.add_update(gs)  # ex.jl:99-100: after update!, gs holds the ADAM steps
+        run.training_update(gs)  # ex.jl:99-100: after update!, gs holds the ADAM steps
 
 
 # ex.jl:104-116
-def train_ls_append(psFlossing, s, xInit, opt, flossing_gradient, record, ei):
-    """One flossing step: psFlossing changes in place; loss, spectrum and gradients go to the record."""
+def train_ls_append(flossing_gradient, psFlossing, xInit, s, opt, run):
+    """One flossing step: psFlossing changes in place; loss, spectrum and gradients go to the run."""
     training_loss, ls, gs = flossing_gradient(s, psFlossing, xInit)
-    record.add_flossing_step(ei, training_loss, ls, gs)
+    run.flossing_step(training_loss, ls, gs)
     update(opt, psFlossing, gs)
 
 
@@ -317,20 +291,11 @@ def as_tensors(*arrays):
     return [torch.as_tensor(a) for a in arrays]
 
 
-delay = 10
-seed = 1
-README_CALL = Parameters(
-    80, 301, 10, 50, 50, 2, 16, 1, 300, 55, 300, seed, seed, seed, seed, 0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0, delay,
-    1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 75, -1, 3, 0.0,
-)  # fmt: skip
-LONG_README_CALL = README_CALL._replace(E=3001, Ef=100, Ei=500, Ep=500)  # as the original's README has it at 324d2a0
-
-
 def main():
     """The README call of the original; options, record and figure are additions (extras/command_line.py)."""
     from extras.command_line import run
 
-    run(train_rnn_flossing, README_CALL, __doc__.splitlines()[0], figure_name="figure")
+    run(train_rnn_flossing, {"short": README_CALL, "long": LONG_README_CALL}, figure_name="figure", description=__doc__)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ flossing_during_training.py, which differ from it in the flossing arguments only
     python example_code/no_flossing.py        (any folder; options: --help)
 
 prints at the end `final loss 0.70, final accuracy 50 %` (chance; give or take 2 %).
-It writes no_flossing.npz and .png to out/, and comparison.png of all records that lie there.
+It writes no_flossing.npz and no_flossing.png to out/.
 Paper: R. Engelken, "Gradient Flossing: Improving Gradient Descent through Dynamic Control of Jacobians", NeurIPS 2023,
 arXiv 2312.17306; code: github.com/RainerEngelken/GradientFlossing, commit 324d2a0.
 """
@@ -17,19 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from extras.command_line import run
-from gradient_flossing_example import train_rnn_flossing
+from gradient_flossing_example import README_CALL, train_rnn_flossing
 
-
-def main():
-    delay = 10
-    seed = 1
-    Ef, Ei, Ep, Ni = 100, 0, 0, 0  # no preflossing (Ep), no interflossing blocks (Ni)
-    arguments = (
-        80, 301, Ef, Ei, Ep, Ni, 16, 1, 300, 55, 300, seed, seed, seed, seed, 0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0,
-        delay, 1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 75, -1, 3, 0.0,
-    )  # fmt: skip
-    run(train_rnn_flossing, arguments, __doc__, name="no_flossing")
-
+CALL = README_CALL._replace(Ef=100, Ei=0, Ep=0, Ni=0)  # no preflossing (Ep), no interflossing blocks (Ni)
 
 if __name__ == "__main__":
-    main()
+    run(train_rnn_flossing, {"default": CALL}, name="no_flossing", description=__doc__)

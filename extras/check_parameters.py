@@ -1,18 +1,19 @@
-"""One place that describes the 33 parameters and checks them before any work starts.
+"""One place that describes the 33 parameters and checks them, and the keywords, before any work starts.
 
-PARAMETERS is the table behind the checks and behind the help of the command line. A refused value raises ValueError
-with the parameter, the value, what is allowed and why: mostly because the original (RainerEngelken/GradientFlossing,
-commit 324d2a0) dies on it, or silently computes NaN.
+PARAMETERS is the table behind the checks and behind the help of the command line, README_CALL the call of the
+original's README. A refused value raises ValueError with the parameter, the value, what is allowed and why: mostly because
+the original (RainerEngelken/GradientFlossing, commit 324d2a0) dies on it, or silently computes NaN.
 """
 
 import math
+import os
 from collections import namedtuple
 from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
 
-from julia_packages.random import check_integer
+from julia_packages.random import check_integer, shown
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 INT64_END = 2**63  # Julia's Int is an Int64
@@ -69,16 +70,21 @@ PARAMETERS = {  # in the order of the original's arguments (ex.jl:9)
 
 Parameters = namedtuple("Parameters", PARAMETERS)  # the 33 values of a call, by name or in their order
 
+delay = 10
+seed = 1
+README_CALL = Parameters(
+    80, 301, 10, 50, 50, 2, 16, 1, 300, 55, 300, seed, seed, seed, seed, 0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0, delay,
+    1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 75, -1, 3, 0.0,
+)  # fmt: skip
+LONG_README_CALL = README_CALL._replace(E=3001, Ef=100, Ei=500, Ep=500)  # as the original's README has it at 324d2a0
+
 
 def check_parameters(parameters):
-    """The 33 parameters as plain ints and floats, in the original's order; ValueError if a run is impossible.
+    """The 33 Parameters as plain ints and floats; ValueError if a run is impossible.
 
-    parameters: dict of the 33 values by name; NumPy scalars are accepted, bools and strings are not.
+    NumPy scalars are accepted, bools and strings are not.
     """
-    if set(parameters) != set(PARAMETERS):
-        wrong = ", ".join(sorted(set(parameters) ^ set(PARAMETERS), key=str))
-        raise ValueError(f"missing or unknown parameters: {wrong}; needed are {', '.join(PARAMETERS)}")
-    p = {name: check_value(name, parameters[name]) for name in PARAMETERS}
+    p = {name: check_value(name, value) for name, value in parameters._asdict().items()}
     check_task(p)
     check_optimiser(p)
     if p["IC"] not in (1, 3):
@@ -88,11 +94,13 @@ def check_parameters(parameters):
     if flosses(p):
         check_spectrum(p)
     check_input_seeds(p)
-    return p
+    check_memory(p)
+    check_overflow(p)
+    return Parameters(**p)
 
 
 def refuse(p, name, allowed):
-    raise ValueError(f"{name} = {p[name]!r}: {allowed}")
+    raise ValueError(f"{name} = {shown(p[name])}: {allowed}")
 
 
 def check_value(name, value):
@@ -105,9 +113,9 @@ def check_value(name, value):
     except ValueError as error:
         raise ValueError(f"{error} ({parameter.meaning})") from None
     if name == "E" and number >= 2**32:
-        raise ValueError(f"E = {number}: must be < 2^32 = 4294967296, since each epoch is a 32-bit seed")
+        raise ValueError(f"E = {shown(number)}: must be < 2^32 = 4294967296, since each epoch is a 32-bit seed")
     if parameter.group != "seeds" and not -INT64_END <= number < INT64_END:
-        raise ValueError(f"{name} = {number}: must lie within a 64-bit integer, as Julia's Int")
+        raise ValueError(f"{name} = {shown(number)}: must lie within a 64-bit integer, as Julia's Int")
     return number
 
 
@@ -116,11 +124,11 @@ def check_real(name, value):
     if isinstance(value, Real) and not isinstance(value, (bool, np.bool_)):
         try:
             number = float(value)
-        except OverflowError:
+        except Exception:  # too large, or an exotic scalar
             number = math.inf
     if not abs(number) <= FLOAT32_MAX:
-        meaning = PARAMETERS[name].meaning
-        raise ValueError(f"{name} must be a finite number within Float32, at most 3.4e38, got {value!r} ({meaning})")
+        allowed = "must be a finite number within Float32, at most 3.4e38"
+        raise ValueError(f"{name} {allowed}, got {shown(value)} ({PARAMETERS[name].meaning})")
     return number
 
 
@@ -193,28 +201,94 @@ def flossing_reaches(p, total):
     return last // Ef * Ef >= max(first, total - Ei)
 
 
+def interflossing_blocks(p, epochs):
+    """How many interflossing blocks begin in the first `epochs` epochs; a block at epoch 1 is preflossing."""
+    multiples = epochs // p["Ef"] - (p["Ef"] == 1 and epochs > 0)
+    return min(p["Ni"], multiples)
+
+
+def flossing_steps(p):
+    """How many flossing steps a run has."""
+    return p["Ep"] + p["Ei"] * interflossing_blocks(p, p["E"]) if flosses(p) else 0
+
+
+def check_memory(p):
+    """Refuse a run whose arrays do not fit into the memory of this machine."""
+    N, B, nLE, Tp = p["N"], p["B"], p["nLE"], p["Tp"]
+    inputs = 16 * (p["T"] + p["delay"]) * B
+    needed = {
+        "N": 40 * N * N,
+        "T": (12 * p["T"] * B * N + inputs) * (p["E"] > 0),
+        "Tp": 8 * Tp * nLE * (N + nLE) * flosses(p),
+        "Ti": 16 * (p["Ti"] + p["delay"]) * flosses(p),
+        "E": 64 * p["E"] + (4 * nLE + 48) * flossing_steps(p),
+    }
+    available = memory()
+    if sum(needed.values()) > available:
+        largest = max(needed, key=needed.get)
+        need, have = sum(needed.values()) / 2**30, available / 2**30
+        refuse(p, largest, f"the run would need {need:,.1f} GiB of memory, this machine has {have:,.1f} GiB")
+
+
+def memory():
+    """Bytes of this machine's memory; infinity where they cannot be asked for."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
+
+
+def check_overflow(p):
+    """Refuse what would overflow Float32 in the initial parameters: no normal number drawn is beyond 14."""
+    for mean, spread in (("wsM", "wsS"), ("wrM", "wrS"), ("bM", "bS")):
+        if abs(p[mean]) + 14 * abs(p[spread]) > FLOAT32_MAX:
+            name = max(mean, spread, key=lambda name: abs(p[name]))
+            refuse(p, name, f"|{mean}| + 14 |{spread}| must be within Float32, at most 3.4e38")
+    state = 14 * abs(p["g"]) * math.sqrt(p["N"]) + abs(p["gbar"]) + abs(p["bM"]) + abs(p["bS"])
+    if state > FLOAT32_MAX:
+        name = max("g", "gbar", "bM", "bS", key=lambda name: abs(p[name]))
+        refuse(p, name, "14 |g| sqrt(N) + |gbar| + |bM| + |bS| must be within Float32: the initial state reaches it")
+
+
 def check_engine(engine):
-    if engine not in ENGINES:
-        raise ValueError(f"engine = {engine!r}: must be one of {', '.join(ENGINES)}")
+    if not isinstance(engine, str) or engine not in ENGINES:
+        raise ValueError(f"engine = {shown(engine)}: must be one of {', '.join(ENGINES)}")
 
 
-def check_initial(initial, shapes):
+def check_initial(initial, p):
     """Arrays that replace drawn ones, as float32 copies; ValueError for unknown names, shapes or non-finite entries.
 
-    initial: dict or None; shapes: dict of what is allowed, name -> shape.
+    initial: dict with any of ws (N, S), J (N, N), wr (1, N), b (N,), offset (1,), xInit (N, B), or None; p: the 33.
     """
-    checked = {}
-    for name, value in (initial or {}).items():
-        if name not in shapes:
-            raise ValueError(f"initial[{name!r}]: unknown, allowed are {', '.join(shapes)}")
-        try:
-            with np.errstate(over="ignore"):  # found to be infinite below
-                array = np.array(value, np.float32)
-        except (TypeError, ValueError):
-            raise ValueError(f"initial[{name!r}]: must be an array of numbers") from None
-        if array.shape != shapes[name]:
-            raise ValueError(f"initial[{name!r}]: must have the shape {shapes[name]}, got {array.shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"initial[{name!r}]: must be finite in Float32")
-        checked[name] = array
+    N, S, B = p["N"], p["S"], p["B"]
+    shapes = dict(ws=(N, S), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B))
+    if initial is None:
+        return {}
+    if not isinstance(initial, dict):
+        raise ValueError(f"initial = {shown(initial)}: must be None or a dict with any of {', '.join(shapes)}")
+    checked = {name: check_array(name, value, shapes) for name, value in initial.items()}
+    if "J" in checked:  # the drawn initial state is J tanh(x) + b
+        largest = np.abs(checked["J"]).sum(axis=1, dtype=float).max() + np.abs(checked.get("b", 0.0)).max()
+        if largest > FLOAT32_MAX:
+            raise ValueError("initial['J']: a row sum is beyond Float32, and with it the initial state")
     return checked
+
+
+def check_array(name, value, shapes):
+    if name not in shapes:
+        raise ValueError(f"initial[{shown(name)}]: unknown, allowed are {', '.join(shapes)}")
+    try:
+        with np.errstate(over="ignore"):  # found to be infinite below
+            array = np.array(value, np.float32)
+    except Exception:
+        raise ValueError(f"initial[{name!r}]: must be an array of numbers, got {shown(value)}") from None
+    if array.shape != shapes[name]:
+        raise ValueError(f"initial[{name!r}]: must have the shape {shapes[name]}, got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"initial[{name!r}]: must be finite in Float32")
+    return array
+
+
+def check_flag(name, value):
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} = {shown(value)}: must be True or False")

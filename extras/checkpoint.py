@@ -1,157 +1,115 @@
-"""Checkpoints: save a run, go on with it later to the same end bit for bit, and end it cleanly on Ctrl-C.
+"""Checkpoint files: all that a run depends on, from which it goes on to the same end bit for bit.
 
-What a run depends on is its arguments, the parameters, the state of both optimisers, how many steps are done and the
-record so far. Random streams need not be saved: each epoch and each flossing step seeds its own.
+That is its arguments, the parameters, the state of both optimisers, how many steps are done and the record so far. Random
+streams need not be saved: each epoch and each flossing step seeds its own.
 """
 
 import glob
-import signal
-import threading
+import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from extras.record import TrainingRecord, equal_arrays, load_arrays, save_arrays, versions
+from extras.record import load_arrays, probe, save_arrays, versions
 from julia_packages.flux import ADAM
-from julia_packages.random import check_integer
+from julia_packages.random import check_integer, shown
 
-FORMAT = "gradient flossing checkpoint 1"
-ON_ERROR = ("warn", "stop")
+FORMAT = "gradient flossing checkpoint 2"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint file is damaged, or of another run; it is left as it is."""
+    """A checkpoint cannot be written, is damaged, or is that of another run; such a file is left as it is.
 
+    record: the run so far, if it was a save that failed.
+    """
 
-class Interrupted(Exception):
-    """Ctrl-C was pressed; raised between two steps only, so that no array is half updated."""
+    record = None
 
 
 class Checkpoint:
-    """Use as a context around the loops of the trainer, and call step_done after every step.
+    """The file `path` of a run, or None. every: steps (of training and flossing) between two saves.
 
-    path: file, or None: nothing is saved, only Ctrl-C is watched. every: steps (of training and flossing) between
-    saves. on_error: what to do if a file cannot be written, "warn" (and go on) or "stop". recorder:
-    extras.record.Recorder; optimisers: dict of the optimisers of the run, by name.
+    identity: dict of what makes two runs the same, for JSON; initial: dict of the arrays given instead of drawn ones.
+    `saved` is None, or what the file holds: (metadata, arrays). CheckpointError if the place or the file will not do.
     """
 
-    def __init__(self, path, every, on_error, recorder, optimisers):
-        if on_error not in ON_ERROR:
-            raise ValueError(f"checkpoint_errors = {on_error!r}: must be one of {', '.join(ON_ERROR)}")
-        self.path = None if path is None else Path(path)
+    def __init__(self, path, every, identity, initial):
         self.every = check_integer("checkpoint_every", every, minimum=1)
-        self.on_error = on_error
-        self.recorder, self.optimisers = recorder, optimisers
-        self.steps, self.warned, self.pressed = 0, False, False
-        self.position = 1, 0, 0
+        self.path = None if path is None else checked_path(path)
+        self.identity, self.initial = identity, initial
+        self.steps, self.failed, self.saved = 0, None, None
+        if self.path is not None and self.path.exists():
+            self.saved = self.load()
+        elif self.path is not None:
+            try:
+                probe(self.path)
+            except OSError as error:
+                raise CheckpointError(f"checkpoint = {shown(str(self.path))}: cannot be written ({error})") from None
 
-    def resume(self):
-        """Where to go on: (epoch ei, flossing steps of ei already done, blocks before ei); (1, 0, 0) without a file.
-
-        CheckpointError for a file that is damaged or belongs to another run. OSError if it cannot be read.
-        """
-        if self.path is None:
-            return self.position
+    def load(self):
         try:
             metadata, arrays = load_arrays(self.path, FORMAT)
-        except FileNotFoundError:
-            self.remove_leftovers()
-            self.save()  # so that an unwritable place is known before the work and not after
-            return self.position
-        except ValueError as error:
-            raise CheckpointError(f"cannot resume, file left as it is: {error}") from None
-        record = TrainingRecord.from_arrays(metadata["record"], part(arrays, "record"))
-        self.refuse_other_run(record, metadata["diagnostics"])
-        self.remove_leftovers()
-        for name, x in self.recorder.ps.items():
-            x[...] = record.final[name]
-        for name, optimiser in self.optimisers.items():
-            set_adam_state(optimiser, self.recorder.ps, part(arrays, name))
-        self.recorder.resume(record)
-        self.position = tuple(metadata["position"])
-        return self.position
+        except (ValueError, OSError) as error:
+            raise CheckpointError(f"checkpoint, left as it is: {error}") from None
+        differences = differing(metadata["identity"], self.identity) or differing_arrays(
+            part(arrays, "given"), self.initial
+        )
+        if differences:
+            raise CheckpointError(f"{self.path}: checkpoint of another run, left as it is: {'; '.join(differences)}")
+        made_by, now = metadata["record"]["versions"], versions(self.identity["engine"])
+        changed = [f"{name} {made_by[name]}, now {now[name]}" for name in made_by if name in now and made_by[name] != now[name]]
+        if changed:
+            warnings.warn(f"{self.path} was made by {', '.join(changed)}: the last bits may differ", stacklevel=5)
+        return metadata, arrays
 
     def remove_leftovers(self):
         """Delete the temporary files of saves during which the process was killed."""
         for leftover in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp"):
             leftover.unlink(missing_ok=True)
 
-    def refuse_other_run(self, record, diagnostics):
-        here = self.recorder
-        made_by = versions(here.engine)
-        differences = [
-            f"{name} = {record.parameters.get(name)!r} there, {value!r} here"
-            for name, value in here.parameters.items()
-            if record.parameters.get(name) != value
-        ]
-        if record.versions["engine"] != here.engine:
-            differences.append(f"engine = {record.versions['engine']!r} there, {here.engine!r} here")
-        if diagnostics != here.diagnostics.description():
-            differences.append(f"diagnostics = {diagnostics} there, {here.diagnostics.description()} here")
-        if not differences:
-            differences = [
-                f"initial {name} differs in {np.sum(record.initial[name] != x)} of {x.size} entries"
-                for name, x in here.initial.items()
-                if not equal_arrays(record.initial[name], x)
-            ]
-        if differences:
-            raise CheckpointError(f"{self.path}: checkpoint of another run, left as it is: {'; '.join(differences)}")
-        for name in ("python", "numpy", "scipy"):
-            if record.versions[name] != made_by[name]:
-                change = f"{name} {record.versions[name]}, now {made_by[name]}"
-                warnings.warn(f"{self.path} was made by {change}: the last bits may differ", stacklevel=4)
-
-    def __enter__(self):
-        self.previous_handler = None
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self.previous_handler = signal.signal(signal.SIGINT, self.on_interrupt)
-        return self
-
-    def on_interrupt(self, number, frame):
-        if self.pressed:  # a second time: at once, whatever is half done
-            raise KeyboardInterrupt
-        self.pressed = True
-
-    def __exit__(self, kind, error, traceback):
-        if self.previous_handler is not None:
-            signal.signal(signal.SIGINT, self.previous_handler)
-        if kind is None or kind is Interrupted:
-            self.save()
-        self.recorder.interrupted = kind is Interrupted
-        return kind is Interrupted
-
-    def step_done(self, ei, i, ni):
-        """A step is over: next come epoch ei after i of its flossing steps; ni blocks were begun before epoch ei."""
-        self.position = ei, i, ni
-        self.steps += 1
-        if self.pressed and ei <= self.recorder.parameters["E"]:
-            raise Interrupted
-        if self.steps % self.every == 0:
-            self.save()
-
-    def save(self):
-        if self.path is None:
-            return
-        record, arrays = self.recorder.record().to_arrays()
-        arrays = {f"record/{name}": x for name, x in arrays.items()}
-        for name, optimiser in self.optimisers.items():
-            arrays |= {f"{name}/{key}": x for key, x in adam_state(optimiser, self.recorder.ps).items()}
-        metadata = {
-            "position": self.position,
-            "diagnostics": self.recorder.diagnostics.description(),
-            "record": record,
-        }
+    def save(self, metadata, arrays, last=False):
+        """Write the file. If it cannot be written, warn once and try again at the next save; the last one must succeed."""
+        given = {f"given/{name}": x for name, x in self.initial.items()}
         try:
-            save_arrays(self.path, FORMAT, metadata, arrays)
+            save_arrays(self.path, FORMAT, metadata | {"identity": self.identity}, given | arrays)
         except OSError as error:
-            if self.on_error == "stop":
-                raise
-            if not self.warned:
-                message = f"checkpoint {self.path} cannot be written ({error}): the run goes on, and tries again"
-                warnings.warn(message, RuntimeWarning, stacklevel=2)
-            self.warned = True
+            message = f"checkpoint {self.path} cannot be written ({error})"
+            if last:
+                raise CheckpointError(message) from None
+            if self.failed is None:
+                warnings.warn(f"{message}: the run goes on, and tries again", RuntimeWarning, stacklevel=2)
+            self.failed = error
+
+
+def checked_path(path):
+    """A Path in a folder that exists; ValueError for what cannot be the name of a file."""
+    if not isinstance(path, (str, os.PathLike)) or "\0" in str(path) or not str(path):
+        raise ValueError(f"checkpoint = {shown(path)}: must be None or the path of a file")
+    try:
+        path = Path(path)
+        if path.is_dir():
+            raise ValueError(f"checkpoint = {shown(str(path))}: is a folder, must be a file in it")
+        if not path.parent.is_dir():
+            raise ValueError(f"checkpoint = {shown(str(path))}: there is no folder {shown(str(path.parent))}")
+    except OSError as error:  # a name that is too long, say
+        raise ValueError(f"checkpoint = {shown(str(path))}: cannot be a file ({error.strerror})") from None
+    return path
+
+
+def differing(there, here):
+    return [
+        f"{name} = {there.get(name)!r} there, {value!r} here" for name, value in here.items() if there.get(name) != value
+    ]
+
+
+def differing_arrays(there, here):
+    """initial given for one run and not for the other, or with other entries."""
+    differences = [f"initial {name} given for one of the two only" for name in sorted(there.keys() ^ here.keys())]
+    for name in there.keys() & here.keys():
+        if not np.array_equal(there[name], here[name]):
+            differences.append(f"initial {name} differs in {np.sum(there[name] != here[name])} of {here[name].size} entries")
+    return differences
 
 
 def part(arrays, name):

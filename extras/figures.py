@@ -1,21 +1,28 @@
-"""Figures of training records, matplotlib; every function takes one TrainingRecord or several and returns the Figure.
+"""Figures of training records, matplotlib; and a command that compares named records:
 
-Several records are given as a dict, label -> record, or as a sequence. Colours are those of Okabe and Ito (2008),
-which colour-blind readers can tell apart. Figures are made without pyplot: no backend is chosen and no window opens.
+    python -m extras.figures out/no_flossing.npz out/preflossing.npz --out out/comparison.png
+
+Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart; line styles tell them apart in
+grey. Figures are made without pyplot: no backend is chosen and no window opens.
 """
 
+import argparse
 from contextlib import contextmanager
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from extras.diagnostics import long_term_diagnostics
-from extras.record import TRAINED, TrainingRecord
+from extras.check_parameters import README_CALL
+from extras.lyapunov import long_term_diagnostics
+from extras.record import TRAINED, load_record
 
 BLACK = "#000000"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+CONDITIONS = {"no flossing": BLACK, "preflossing": "#E69F00", "flossing during training": "#0072B2"}  # label -> colour
+DASHES = ("-", "--", "-.", ":")
 GREY = "0.55"
 WIDTH = 8.0  # inches: 800 px at the 100 dots per inch of a screen
 SMOOTHING = 10  # epochs of the running mean, even
@@ -31,80 +38,42 @@ STYLE = {
 
 
 def training_figure(records):
-    """Accuracy and loss over epochs, thin lines each epoch and thick ones the mean of ten; flossing blocks shaded."""
-    records = labelled(records)
+    """Accuracy and loss over epochs of several runs; thin lines every epoch, thick ones the mean of ten.
+
+    records: dict label -> TrainingRecord. Returns the Figure.
+    """
     with new_figure(5.6) as figure:
         accuracy, loss = figure.subplots(2, 1, sharex=True)
         draw_accuracy(accuracy, records)
         draw_loss(loss, records)
         accuracy.set_xlabel("")
-        legend_above(figure, accuracy, loss)
-    return figure
-
-
-def spectrum_figure(records):
-    """Lyapunov spectrum before and after flossing; of a run without flossing that of its initial and final weights."""
-    records = labelled(records)
-    with new_figure(4.4) as figure:
-        ax = figure.subplots()
-        draw_spectrum(ax, records)
-        figure.legend(*legend_entries(ax), loc="outside upper center", ncols=2)
-    return figure
-
-
-def flossing_loss_figure(records):
-    """Flossing loss over flossing steps; dotted lines where a new block begins."""
-    records = labelled(records)
-    with new_figure(4.0) as figure:
-        ax = figure.subplots()
-        draw_flossing_loss(ax, records)
-        if len(records) > 1:
-            legend_above(figure, ax)
-    return figure
-
-
-def gradient_norm_figure(records):
-    """Norms of the gradients of all trained arrays over epochs, one panel for each record."""
-    records = labelled(records)
-    with new_figure(1.0 + 3.0 * rows_of(records)) as figure:
-        axes = panels(figure, records)
-        for ax, (label, record) in zip(axes, records.items()):
-            draw_gradient_norms(ax, record)
-            ax.set_title(label)
-        legend_above(figure, axes[0])
-    return figure
-
-
-def eigenvalue_figure(records):
-    """Eigenvalues of the recurrent weights J before and after the run, one panel for each record."""
-    records = labelled(records)
-    with new_figure(1.0 + (5.0 if len(records) == 1 else 4.0 * rows_of(records))) as figure:
-        axes = panels(figure, records)
-        for ax, (label, record) in zip(axes, records.items()):
-            draw_eigenvalues(ax, record)
-            ax.set_title(label)
-        legend_above(figure, axes[0])
+        handles, labels = accuracy.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
 
 
 def overview_figure(record):
-    """All of the above for one record in six panels."""
-    records = {"": record}
-    with new_figure(9.0) as figure:
+    """One run in six panels: accuracy, loss, Lyapunov spectrum, flossing loss, gradient norms, eigenvalues of J."""
+    with new_figure(9.2) as figure:
         axes = figure.subplots(3, 2).ravel()
-        draw_accuracy(axes[0], records)
-        draw_loss(axes[1], records)
-        draw_spectrum(axes[2], records)
-        draw_flossing_loss(axes[3], records)
+        draw_accuracy(axes[0], {"accuracy": record})
+        draw_loss(axes[1], {"loss": record})
+        draw_spectrum(axes[2], record)
+        draw_flossing_loss(axes[3], record)
         draw_gradient_norms(axes[4], record)
         draw_eigenvalues(axes[5], record)
-        p = record.parameters
-        title = f"N = {p['N']}, task {p['task']}, delay {p['delay']} steps: final accuracy {final_percent(record)}"
-        figure.suptitle(title, fontsize=11)
-        axes[2].legend(fontsize=8)
-        axes[4].legend(fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-        axes[5].legend(fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        for ax in (*axes[:3], *axes[4:]):
+            ax.legend(fontsize=8, ncols=2 if ax in axes[:3] else 4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+        figure.suptitle(title(record), fontsize=11)
     return figure
+
+
+def title(record):
+    """What differs from the README call, and how the run ended."""
+    changed = [f"{name} = {value:g}" for name, value in record.parameters.items() if value != getattr(README_CALL, name)]
+    lines = [", ".join(changed[i : i + 9]) for i in range(0, len(changed), 9)]
+    called = "README call" + (" with " + ",\n".join(lines) if changed else "")
+    return f"{called}: {100 * record.accuracy[-1]:.1f} % at the end" if len(record.accuracy) else called
 
 
 # ------------------------------------------------------------------ what is drawn into one pair of axes
@@ -114,15 +83,16 @@ def draw_accuracy(ax, records):
     for i, (label, record) in enumerate(records.items()):
         draw_smoothed(ax, 100 * record.accuracy, record, label, i)
     shade_blocks(ax, records)
+    lowest = min((100 * record.accuracy.min() for record in records.values() if len(record.accuracy)), default=50)
     ax.axhline(50, color=GREY, linestyle="--", linewidth=1, label="chance")
-    ax.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(min(40, 100 * lowest(records) - 2), 102))
+    ax.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(min(40, lowest - 2), 102))
 
 
 def draw_loss(ax, records):
     for i, (label, record) in enumerate(records.items()):
         draw_smoothed(ax, record.loss, record, label, i)
     shade_blocks(ax, records)
-    ax.axhline(np.log(2), color=GREY, linestyle="--", linewidth=1)
+    ax.axhline(np.log(2), color=GREY, linestyle="--", linewidth=1, label="chance")
     ax.set(xlabel="epoch", ylabel="cross-entropy loss (nats)")
     plain_log_axis(ax)
 
@@ -130,11 +100,12 @@ def draw_loss(ax, records):
 def draw_smoothed(ax, values, record, label, i):
     """Thin line: every epoch; thick line: running mean, which does not reach across a flossing block."""
     epochs = np.arange(1, len(values) + 1)
-    ax.plot(epochs, values, color=colour(i), linewidth=0.6, alpha=0.45)
+    colour = CONDITIONS.get(label, COLOURS[i % len(COLOURS)])
+    ax.plot(epochs, values, color=colour, linewidth=0.6, alpha=0.45)
     starts = [0] + [epoch - 1 for epoch, _ in record.flossing_blocks() if 1 < epoch <= len(values)]
     for start, end in zip(starts, starts[1:] + [len(values)]):
         mean = running_mean(values[start:end])
-        ax.plot(epochs[start:end], mean, color=colour(i), linestyle=dashes(i), label=label)
+        ax.plot(epochs[start:end], mean, color=colour, linestyle=DASHES[i % 4], label=label)
         label = "_"  # one entry in the legend
 
 
@@ -149,33 +120,27 @@ def running_mean(values):
 
 def shade_blocks(ax, records):
     """A vertical band at each flossing block, wide enough to be seen."""
-    band = "flossing block"
-    for i, record in enumerate(records.values()):
+    label = "flossing block"
+    for record in records.values():
         width = max(1, record.parameters["E"] / 120)
         for epoch, _ in record.flossing_blocks():
-            shade = GREY if len(records) == 1 else colour(i)
-            ax.axvspan(epoch - width / 2, epoch + width / 2, color=shade, alpha=0.3, linewidth=0, label=band)
-            band = "_"
+            ax.axvspan(epoch - width / 2, epoch + width / 2, color=GREY, alpha=0.3, linewidth=0, label=label)
+            label = "_"
 
 
-def draw_spectrum(ax, records):
-    for i, (label, record) in enumerate(records.items()):
-        spectra = spectra_of(record)
-        for j, (name, spectrum) in enumerate(spectra.items()):
-            index = np.arange(1, len(spectrum) + 1)
-            if len(records) > 1:
-                style = dict(color=colour(i), linestyle="-" if j == len(spectra) - 1 else ":")
-            else:
-                style = dict(color=BLACK if j == 0 else colour(j - 1), linestyle="--" if j == 0 else "-")
-            if len(records) == 1 or j in (0, len(spectra) - 1):
-                ax.plot(index, spectrum, label=f"{label}: {name}" if label else name, **style)
-    target = next(iter(records.values())).parameters["Lwnt"]
-    ax.axhline(target, color=GREY, linewidth=1, zorder=0)
+def draw_spectrum(ax, record):
+    for i, (label, spectrum) in enumerate(spectra_of(record).items()):
+        colour = BLACK if i == 0 else COLOURS[i - 1]
+        ax.plot(np.arange(1, len(spectrum) + 1), spectrum, color=colour, linestyle=DASHES[(i + 1) % 4], label=label)
+    ax.axhline(record.parameters["Lwnt"], color=GREY, linewidth=1, zorder=0, label="target")
     ax.set(xlabel="index $i$ of the exponent", ylabel=r"Lyapunov exponent $\lambda_i$ (1/step)")
 
 
 def spectra_of(record):
-    """Dict of spectra (k,): what flossing saw at its first step, and at the last step of some blocks."""
+    """Dict of spectra (k,): what flossing saw at its first step and at the last step of the first and last blocks.
+
+    Of a run without flossing those of its initial and final weights.
+    """
     blocks = record.flossing_blocks()
     if not blocks:
         p = record.parameters
@@ -183,33 +148,28 @@ def spectra_of(record):
         return {"initial weights": first, "final weights": last}
     spectra = {"before flossing": record.lyapunov_spectrum[0]}
     ends = np.cumsum([steps for _, steps in blocks])
-    for (epoch, steps), end in list(zip(blocks, ends))[:1] + list(zip(blocks, ends))[1:][-2:]:
-        spectra[f"after {steps} steps at epoch {epoch}"] = record.lyapunov_spectrum[end - 1]
+    for (epoch, _), end in {0: (blocks[0], ends[0]), len(blocks): (blocks[-1], ends[-1])}.values():
+        spectra[f"after the block at epoch {epoch}"] = record.lyapunov_spectrum[end - 1]
     return spectra
 
 
-def draw_flossing_loss(ax, records):
-    shown = False
-    for i, (label, record) in enumerate(records.items()):
-        steps = np.arange(1, len(record.flossing_loss) + 1)
-        if len(steps):
-            ax.plot(steps, record.flossing_loss, color=colour(i), linestyle=dashes(i), label=label)
-            shown = True
-        ends = np.cumsum([n for _, n in record.flossing_blocks()])[:-1]
-        for end in ends:
-            ax.axvline(end + 0.5, color=colour(i) if len(records) > 1 else GREY, linestyle=":", linewidth=1)
-    ax.set(xlabel="flossing step", ylabel="flossing loss (1/step$^2$)")
-    if shown:
-        plain_log_axis(ax)
-    else:
+def draw_flossing_loss(ax, record):
+    if not len(record.flossing_loss):
         ax.text(0.5, 0.5, "no flossing", transform=ax.transAxes, ha="center", color=GREY)
-        ax.set(xticks=[], yticks=[])
+        ax.set(xticks=[], yticks=[], xlabel="flossing step", ylabel="flossing loss (1/step$^2$)")
+        return
+    ax.plot(np.arange(1, len(record.flossing_loss) + 1), record.flossing_loss, color=COLOURS[0])
+    for end in np.cumsum([steps for _, steps in record.flossing_blocks()])[:-1]:
+        ax.axvline(end + 0.5, color=GREY, linestyle=":", linewidth=1)
+    ax.set(xlabel="flossing step (dotted: a new block)", ylabel="flossing loss (1/step$^2$)")
+    plain_log_axis(ax)
 
 
 def draw_gradient_norms(ax, record):
     epochs = np.arange(1, len(record.loss) + 1)
     for i, name in enumerate(TRAINED):
-        ax.plot(epochs, positive(record.gradient_norm[name]), color=colour(i), linewidth=1, label=name)
+        values = np.where(record.gradient_norm[name] > 0, record.gradient_norm[name], np.nan)  # no log of 0
+        ax.plot(epochs, values, color=COLOURS[i], linewidth=1, linestyle=DASHES[i % 4], label=name)
     ax.axhline(CLIP, color=GREY, linestyle="--", linewidth=1, label="clipped above")
     ax.set(xlabel="epoch", ylabel="gradient norm", yscale="log")
 
@@ -247,60 +207,19 @@ def new_figure(height):
         yield Figure(figsize=(WIDTH, height), dpi=100, layout="constrained")
 
 
-def labelled(records):
-    """Dict label -> record of what the functions accept."""
-    if isinstance(records, TrainingRecord):
-        return {"": records}
-    if isinstance(records, dict):
-        return {label.replace("_", " "): record for label, record in records.items()}
-    return {f"run {i}": record for i, record in enumerate(records, 1)}
+def main():
+    parser = argparse.ArgumentParser(prog="python -m extras.figures", description="Compare records by accuracy and loss.")
+    parser.add_argument("records", nargs="+", type=Path, help="files of records; their names label the lines")
+    parser.add_argument("--out", type=Path, default=Path("out/comparison.png"), help="default out/comparison.png")
+    args = parser.parse_args()
+    try:
+        records = {path.stem.replace("_", " "): load_record(path) for path in args.records}
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    training_figure(records).savefig(args.out)
+    print(f"wrote {args.out}")
 
 
-def rows_of(records):
-    return -(-len(records) // 2)
-
-
-def panels(figure, records):
-    """One pair of axes for each record, in two columns."""
-    columns = min(2, len(records))
-    axes = figure.subplots(rows_of(records), columns, squeeze=False, sharey=True).ravel()
-    for ax in axes[len(records) :]:
-        ax.set_visible(False)
-    return axes
-
-
-def legend_entries(*axes):
-    """Handles and labels of all axes, every label once."""
-    entries = {}
-    for ax in axes:
-        for handle, label in zip(*ax.get_legend_handles_labels()):
-            entries.setdefault(label, handle)
-    return list(entries.values()), list(entries)
-
-
-def legend_above(figure, *axes):
-    handles, labels = legend_entries(*axes)
-    if labels:
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4))
-
-
-def colour(i):
-    return COLOURS[i % len(COLOURS)]
-
-
-def dashes(i):
-    return ("-", "--", "-.", ":")[i % 4]
-
-
-def lowest(records):
-    values = [record.accuracy.min() for record in records.values() if len(record.accuracy)]
-    return min(values, default=0.5)
-
-
-def positive(values):
-    """Zeros as NaN: a log axis leaves them out."""
-    return np.where(values > 0, values, np.nan)
-
-
-def final_percent(record):
-    return f"{100 * record.accuracy[-1]:.1f} %" if len(record.accuracy) else "none"
+if __name__ == "__main__":
+    main()

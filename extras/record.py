@@ -1,19 +1,19 @@
 """The record of a training run, everything that the original computes and drops; and its file, an .npz without pickle.
 
-A file is a zip archive of .npy members, which numpy.load reads, whose zip comment is the SHA-256 of all bytes
-before it: a damaged file is recognised before anything in it is used.
+A file is what numpy.savez writes: a damaged one is recognised by the CRC-32 of its members and by the list of their names.
 """
 
-import hashlib
 import io
 import json
 import math
 import os
 import platform
 import secrets
+import signal
 import sys
-import time
+import threading
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -22,13 +22,13 @@ import scipy
 
 TRAINED = ("ws", "J", "wr", "b", "offset", "xInit")
 FLOSSED = ("ws", "J", "b")
-FORMAT = "gradient flossing record 1"
+FORMAT = "gradient flossing record 2"
 LEARNED, WINDOW = 0.95, 10  # learned: a mean accuracy above LEARNED over WINDOW epochs
 FINAL_EPOCHS = 100  # over which the final accuracy is averaged
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss, spectrum or gradient is infinite or NaN. `record`: the run so far, with the last finite parameters."""
+    """A number of the run is infinite or NaN. `record`: the run so far, finite, with the last finite parameters."""
 
     def __init__(self, message, record=None):
         super().__init__(message)
@@ -49,7 +49,7 @@ class TrainingRecord:
     initial, final         dicts of float32 arrays ws (N, S), J (N, N), wr (1, N), b (N,), offset (1,), xInit (N, B)
     first_training_parameters, first_training_gradient: dicts of arrays at the first training step, before clipping
     first_flossing_gradient dict of arrays; empty without flossing
-    diagnostics            dict of arrays, empty unless asked for (extras/diagnostics.py)
+    diagnostics            dict of arrays, empty unless asked for (extras/lyapunov.py)
     interrupted            whether Ctrl-C ended the run: then there are fewer than E epochs
     elapsed_time           seconds of the training loop; versions: dict of what made it, strings
 
@@ -152,100 +152,6 @@ class TrainingRecord:
         return "\n".join(lines)
 
 
-class Recorder:
-    """Gathers a TrainingRecord during a run.
-
-    parameters: dict of the 33; ps: the live arrays, which the trainer updates in place; engine: its name;
-    diagnostics: extras.diagnostics.Diagnostics.
-    """
-
-    def __init__(self, parameters, ps, engine, diagnostics):
-        self.parameters, self.ps, self.engine, self.diagnostics = parameters, ps, engine, diagnostics
-        self.initial = copied(ps)
-        scalars = ["loss", "accuracy", "flossing_loss", "flossing_epoch", "lyapunov_spectrum"]
-        norms = [f"gradient_norm/{name}" for name in TRAINED] + [f"flossing_gradient_norm/{name}" for name in FLOSSED]
-        self.rows = {name: [] for name in scalars + norms}
-        self.first = {}  # the fields first_*, as "name/member"
-        self.interrupted = False
-        self.started = time.perf_counter()
-
-    def add_training_step(self, loss, accuracy, gs):
-        """Keep loss, accuracy and gradients gs of a training step; NonFiniteError if not all are finite."""
-        epoch = len(self.rows["loss"]) + 1
-        norms = {name: norm(gs[name]) for name in TRAINED}
-        self.check_finite("training", epoch, {"loss": loss}, norms)
-        if epoch == 1:
-            self.first |= members("first_training_parameters", self.ps) | members("first_training_gradient", gs)
-        self.add("loss", loss)
-        self.add("accuracy", accuracy)
-        for name in TRAINED:
-            self.add(f"gradient_norm/{name}", norms[name])
-        self.diagnostics.before_update(self, epoch, gs)
-
-    def add_update(self, steps):
-        """Look at the steps (dict of arrays) that the optimiser made of the gradients of a training step."""
-        self.diagnostics.after_update(self, steps)
-
-    def add_flossing_step(self, ei, loss, spectrum, gs):
-        """Keep loss, spectrum (nLE,) and gradients gs of a flossing step in epoch ei; NonFiniteError as above."""
-        norms = {name: norm(gs[name]) for name in FLOSSED}
-        exponents = {"largest exponent": np.max(spectrum), "smallest exponent": np.min(spectrum)}
-        self.check_finite("flossing", ei, {"flossing loss": loss} | exponents, norms)
-        if not self.rows["flossing_loss"]:
-            self.first |= members("first_flossing_gradient", gs)
-        self.add("flossing_loss", loss)
-        self.add("flossing_epoch", ei)
-        self.add("lyapunov_spectrum", np.array(spectrum, np.float32))
-        for name in FLOSSED:
-            self.add(f"flossing_gradient_norm/{name}", norms[name])
-
-    def add(self, name, value):
-        self.rows.setdefault(name, []).append(value)
-
-    def check_finite(self, kind, epoch, values, gradient_norms):
-        values = values | {f"gradient norm of {name}": value for name, value in gradient_norms.items()}
-        bad = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-        if not bad:
-            return
-        losses, flossing_losses, epochs = (self.rows[name] for name in ("loss", "flossing_loss", "flossing_epoch"))
-        step = epochs.count(epoch) + 1 if kind == "flossing" else epoch
-        finite = [f"training loss {losses[-1]:.6g} at epoch {len(losses)}"] if losses else []
-        if flossing_losses:
-            where = f"epoch {epochs[-1]}, step {epochs.count(epochs[-1])}"
-            finite.append(f"flossing loss {flossing_losses[-1]:.6g} at {where}")
-        raise NonFiniteError(
-            f"epoch {epoch}, {kind} step {step}: {', '.join(bad)}; last finite: {' and '.join(finite) or 'nothing'}. "
-            "This error's .record holds the run so far, with the parameters before this step.",
-            self.record(),
-        )
-
-    def record(self):
-        """The TrainingRecord of the run so far."""
-        steps, nLE = len(self.rows["flossing_epoch"]), self.parameters["nLE"]
-        arrays = {name: np.array(row) for name, row in self.rows.items()}
-        arrays["flossing_epoch"] = np.array(self.rows["flossing_epoch"], int)  # int and float32 also if empty
-        arrays["lyapunov_spectrum"] = np.array(self.rows["lyapunov_spectrum"], np.float32).reshape(steps, nLE)
-        metadata = {
-            "parameters": dict(self.parameters),
-            "interrupted": self.interrupted,
-            "elapsed_time": time.perf_counter() - self.started,
-            "versions": versions(self.engine),
-        }
-        arrays |= self.first | members("initial", self.initial) | members("final", self.ps)
-        return TrainingRecord.from_arrays(metadata, arrays)
-
-    def resume(self, record):
-        """Go on after `record`."""
-        _, arrays = record.to_arrays()
-        for name, x in arrays.items():
-            outer = name.partition("/")[0]
-            if outer.startswith("first_"):
-                self.first[name] = x
-            elif outer not in ("initial", "final"):
-                self.rows[name] = list(x) if x.ndim > 1 else x.tolist()
-        self.started = time.perf_counter() - record.elapsed_time
-
-
 def load_record(path):
     """The TrainingRecord that record.save(path) wrote. OSError if unreadable, ValueError if damaged or no record."""
     return TrainingRecord.from_arrays(*load_arrays(path, FORMAT))
@@ -256,19 +162,28 @@ def load_record(path):
 
 def save_arrays(path, format, metadata, arrays):
     """Write metadata (what JSON can hold) and arrays to `path`: atomically, by way of a file beside it."""
+    header = {"format": format, "members": list(arrays)} | metadata
     data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        header = np.array(json.dumps({"format": format} | metadata))
-        for name, x in ({"metadata": header} | arrays).items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as member:
-                np.lib.format.write_array(member, np.asarray(x), allow_pickle=False)
-        archive.comment = b"0" * 64
-    content = data.getvalue()[:-64]
-    write_atomically(path, content + hashlib.sha256(content).hexdigest().encode())
+    with interrupt_deferred():
+        np.savez(data, metadata=np.array(json.dumps(header)), **arrays)
+        write_atomically(path, data.getbuffer())
 
 
 def write_atomically(path, data):
     """Replace the file `path` by `data` (bytes): after a crash at any time it is the old or the new one."""
+    with written_beside(path, data) as temporary:
+        os.replace(temporary, path)
+
+
+def probe(path):
+    """OSError, before the work and not after it, if no file can be written to the place of `path`."""
+    with written_beside(path, b""):
+        pass
+
+
+@contextmanager
+def written_beside(path, data):
+    """Yields the Path of a new file beside `path` that holds `data`, and removes it unless it was moved."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -276,21 +191,42 @@ def write_atomically(path, data):
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def interrupt_deferred():
+    """Ctrl-C, however often, takes effect at the end of the block: a file is not left half written."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    pressed = []
+    signal.signal(signal.SIGINT, lambda *args: pressed.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if pressed:
+            before(*pressed[-1])
 
 
 def load_arrays(path, format):
     """(metadata, arrays) of a file that save_arrays wrote with the same `format`; ValueError if it is none."""
     content = Path(path).read_bytes()
-    if hashlib.sha256(content[:-64]).hexdigest().encode() != content[-64:]:
-        raise ValueError(f"{path}: damaged, or not written by this program (its checksum does not fit)")
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    metadata = json.loads(str(arrays.pop("metadata")))
-    found = metadata.pop("format")
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:  # read() checks the CRC-32 of a whole member
+            members = {name: io.BytesIO(archive.read(name)) for name in archive.namelist()}
+        arrays = {name.removesuffix(".npy"): np.lib.format.read_array(data) for name, data in members.items()}
+        metadata = json.loads(str(arrays.pop("metadata")))
+        found, names = metadata.pop("format"), metadata.pop("members")
+        complete = names == list(arrays)
+    except Exception:  # damage shows in many ways
+        complete = False
+    if not complete:
+        raise ValueError(f"{path}: damaged, or not written by this program")
     if found != format:
         raise ValueError(f"{path}: is a {found!r}, not a {format!r}")
     return metadata, arrays
@@ -301,10 +237,6 @@ def load_arrays(path, format):
 
 def members(name, arrays):
     return {f"{name}/{member}": np.array(x) for member, x in arrays.items()}
-
-
-def copied(arrays):
-    return {name: np.array(x) for name, x in arrays.items()}
 
 
 def equal_arrays(x, y):

@@ -17,7 +17,6 @@ import functools
 import math
 import operator
 from decimal import Decimal, localcontext
-from itertools import islice
 
 import numpy as np
 
@@ -42,12 +41,23 @@ def check_integer(name, value, minimum=None):
     """Return `value` as int; ValueError if it is no integer (bool and float included) or below `minimum`."""
     allowed = "an integer" if minimum is None else f"an integer >= {minimum}"
     try:
-        number = operator.index(value)
-    except TypeError:
+        number = int(operator.index(value))
+    except Exception:  # exotic scalars raise more than TypeError
         number = None
     if number is None or isinstance(value, bool) or (minimum is not None and number < minimum):
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+        raise ValueError(f"{name} must be {allowed}, got {shown(value)}")
     return number
+
+
+def shown(value):
+    """repr(value) for a message, at most about 60 characters."""
+    try:
+        text = repr(value)
+    except Exception:
+        if not isinstance(value, int):
+            return f"a {type(value).__name__}"
+        text = f"an integer of {value.bit_length()} bits"  # Python prints no int of more than 4300 digits
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def init_by_array(key):
@@ -263,19 +273,22 @@ class MersenneTwister:
         return np.array(indices, np.int64)
 
 
-def seeded_generators(seeds):
-    """Yield MersenneTwister(seed) for each of many seeds, seeding 256 at a time.
+def epoch_generator(seed):
+    """MersenneTwister(seed), fast for one seed after another: the states of 256 neighbours are made at a time.
 
-    seeds: an iterable of integers in 0..2^32-1, say range(1, E + 1); ValueError otherwise.
+    seed: integer in 0..2^32-1; ValueError otherwise.
     """
-    seeds = iter(seeds)
-    while chunk := [check_integer("seed", seed, minimum=0) for seed in islice(seeds, 256)]:
-        if max(chunk) > MASK32:
-            raise ValueError(f"seed must be an integer <= {MASK32} here, got {max(chunk)}")
-        for state in init_by_array([np.array(chunk, np.uint32)]):
-            generator = MersenneTwister.__new__(MersenneTwister)
-            generator._start(state)
-            yield generator
+    seed = check_integer("seed", seed, minimum=0)
+    if seed > MASK32:
+        raise ValueError(f"seed must be an integer <= {MASK32} here, got {shown(seed)}")
+    generator = MersenneTwister.__new__(MersenneTwister)
+    generator._start(states_of_block(seed // 256)[seed % 256])
+    return generator
+
+
+@functools.lru_cache(maxsize=1)
+def states_of_block(block):
+    return init_by_array([np.arange(256 * block, 256 * (block + 1), dtype=np.uint32)])
 
 
 # The 256 layers of the normal ziggurat have equal area if the tail starts at r.

@@ -1,6 +1,5 @@
-"""Puts the repository root on the import path, and reads the recordings of the original."""
+"""Puts the repository root on the import path, reads the recordings of the original, and knows a call of a second."""
 
-import inspect
 import os
 import sys
 from pathlib import Path
@@ -14,6 +13,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+from extras.check_parameters import README_CALL, Parameters
+
+
+def short_call(**changes):
+    """A call of a second, as a dict of the 33: 16 neurons, 6 epochs, flossing before and at epoch 4."""
+    small = README_CALL._replace(N=16, E=6, Ef=4, Ei=2, Ep=3, Ni=1, B=4, T=40, Tp=30, Ti=40, delay=5, nLE=10)
+    return small._asdict() | changes
 
 
 @pytest.fixture(scope="session")
@@ -30,13 +37,10 @@ def reference():
 @pytest.fixture(scope="session")
 def arguments(reference):
     """Function case -> dict of the 33 arguments with which the original was recorded, in its order."""
-    from gradient_flossing_example import train_rnn_flossing
-
-    names = list(inspect.signature(train_rnn_flossing).parameters)[:33]
 
     def call(case):
         text = str(reference(f"run_{case}")["julia_arguments"]).strip("()").replace("f0", "")
         values = [float(v) if "." in v else int(v) for v in text.split(",")]
-        return dict(zip(names, values, strict=True))
+        return Parameters(*values)._asdict()
 
     return call

@@ -15,11 +15,10 @@ import pytest
 import extras.record
 import gradient_flossing_example as port
 from extras.checkpoint import CheckpointError
-from extras.diagnostics import Diagnostics
+from extras.lyapunov import Diagnostics
 from extras.record import load_record
 from gradient_flossing_example import train_rnn_flossing
-from tests.conftest import ROOT
-from tests.test_gradient_flossing_example import README_CALL, short_call
+from tests.conftest import README_CALL, ROOT, short_call
 
 CALL = short_call(E=120, Ef=30, Ei=10, Ep=20, Ni=3)
 STEPS = 120 + 20 + 3 * 10
@@ -131,16 +130,12 @@ def refused(path, message, **options):
     assert path.read_bytes() == before
 
 
-def test_truncated_at_fifty_lengths_and_with_fifty_flipped_bits_it_is_refused(saved, tmp_path):
+def test_a_damaged_file_is_refused_and_left_alone(saved, tmp_path):
+    """What damage is recognised: test_record.py."""
     path = tmp_path / "run.npz"
-    rng = np.random.default_rng(0)
-    for length in [0, 1, len(saved) - 1, *rng.integers(2, len(saved) - 1, 47)]:
-        path.write_bytes(saved[:length])
-        refused(path, "damaged")
-    for position in rng.integers(0, len(saved), 50):
-        flipped = bytearray(saved)
-        flipped[position] ^= 1 << int(rng.integers(8))
-        path.write_bytes(flipped)
+    middle = len(saved) // 2
+    for damaged in (b"", saved[:middle], saved[:-1], saved[:middle] + bytes([saved[middle] ^ 1]) + saved[middle + 1 :]):
+        path.write_bytes(damaged)
         refused(path, "damaged")
 
 
@@ -162,20 +157,19 @@ def test_each_other_argument_is_named(saved, tmp_path):
             train_rnn_flossing(**CALL | {name: value}, progress=False, checkpoint=path)
     refused(path, "engine = 'adjoint' there, 'autograd' here", engine="autograd")
     refused(path, "diagnostics = .* there, .* here", diagnostics=Diagnostics(True))
-    refused(path, "initial J differs in 256 of 256 entries", initial={"J": np.ones((16, 16))})
+    refused(path, "initial J given for one of the two only", initial={"J": np.ones((16, 16))})
     assert path.read_bytes() == saved
 
 
+def test_other_initial_arrays_are_refused_and_the_same_go_on(tmp_path):
+    path, b = tmp_path / "run.npz", np.full(16, 0.1)
+    whole = train(initial={"b": b})
+    assert interrupt_at(path, 60, initial={"b": b}).interrupted
+    refused(path, "initial b differs in 16 of 16 entries", initial={"b": 2 * b})
+    assert train(path, initial={"b": b}) == whole
+
+
 # ------------------------------------------------------------------ disks
-
-
-def test_a_missing_folder_is_reported_before_the_work_and_the_run_goes_on(tmp_path, uninterrupted):
-    path = tmp_path / "missing" / "run.npz"
-    with pytest.warns(RuntimeWarning, match="cannot be written.*the run goes on") as warned:
-        assert train(path) == uninterrupted
-    assert len(warned) == 1
-    with pytest.raises(OSError):
-        train(path, checkpoint_errors="stop")
 
 
 def test_a_disk_that_fills_up_during_the_run(tmp_path, uninterrupted, monkeypatch):
@@ -190,22 +184,63 @@ def test_a_disk_that_fills_up_during_the_run(tmp_path, uninterrupted, monkeypatc
 
     path = tmp_path / "run.npz"
     monkeypatch.setattr(extras.record.os, "fsync", full_after_three)
-    with pytest.warns(RuntimeWarning, match="No space left"):
-        assert train(path) == uninterrupted
+    with pytest.warns(RuntimeWarning, match="No space left.*the run goes on") as warned:
+        with pytest.raises(CheckpointError, match="No space left") as stopped:
+            train(path)
+    assert len(warned) == 1 and stopped.value.record == uninterrupted
     assert calls > 5 and list(tmp_path.iterdir()) == [path]  # it tried again, and left no temporary files
-    calls = 3
-    with pytest.raises(OSError, match="No space left"):
-        train(path, checkpoint_errors="stop")
     monkeypatch.undo()
     assert train(path) == uninterrupted  # from the last save that there was room for
 
 
-@pytest.mark.parametrize("options, name", [(dict(every=0), "checkpoint_every"), (dict(every=2.5), "checkpoint_every"),
-                                           (dict(checkpoint_errors="ignore"), "checkpoint_errors")])  # fmt: skip
-def test_bad_options_are_refused(options, name, tmp_path):
-    with pytest.raises(ValueError, match=f"^{name}"):
-        train(tmp_path / "run.npz", **options)
-    assert not list(tmp_path.iterdir())
+def test_a_disk_that_is_full_from_the_start_is_said_at_the_start(tmp_path, monkeypatch, capsys):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(extras.record.os, "fsync", full)
+    with pytest.raises(CheckpointError, match="^checkpoint.*cannot be written.*No space left"):
+        train_rnn_flossing(**CALL, checkpoint=tmp_path / "run.npz")
+    assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
+
+
+def test_a_finished_run_says_so(tmp_path, capsys):
+    path = tmp_path / "run.npz"
+    train(path)
+    train_rnn_flossing(**CALL, checkpoint=path)
+    output = capsys.readouterr().out
+    assert f"already finished: {path}" in output and "going on" not in output
+
+
+def test_ctrl_c_says_how_far_the_run_came_and_how_to_go_on(tmp_path, capsys, monkeypatch):
+    right = port.Run.step_done
+    monkeypatch.setattr(port.Run, "step_done", lambda run, ei, i: (signal.raise_signal(signal.SIGINT) if ei == 5 else None, right(run, ei, i)))
+    train_rnn_flossing(**CALL, checkpoint=tmp_path / "run.npz")
+    assert f"interrupted after 4 of 120 epochs; the same call goes on from {tmp_path / 'run.npz'}" in capsys.readouterr().err
+    assert train_rnn_flossing(**CALL).interrupted
+    assert "interrupted after 4 of 120 epochs; with checkpoint=FILE the same call can go on" in capsys.readouterr().err
+
+
+def test_ctrl_c_pressed_again_and_again_during_a_save_takes_effect_after_it(tmp_path, uninterrupted, monkeypatch):
+    right, calls = os.fsync, 0
+
+    def pressing(descriptor):
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return right(descriptor)
+
+    path = tmp_path / "run.npz"
+    monkeypatch.setattr(extras.record.os, "fsync", pressing)
+    assert train(path).interrupted
+    assert list(tmp_path.iterdir()) == [path]
+    assert train(path) == uninterrupted
+    calls = 7
+    with pytest.raises(KeyboardInterrupt):
+        uninterrupted.save(path)
+    assert load_record(path) == uninterrupted and list(tmp_path.iterdir()) == [path]
 
 
 # ------------------------------------------------------------------ from the command line
@@ -226,7 +261,7 @@ def test_ctrl_c_on_the_command_line_exits_130_and_the_same_command_goes_on(tmp_p
             break
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
-    assert re.search(r"interrupted after \d+ epochs", error) and "go on with the same command" in error
+    assert re.search(r"interrupted after \d+ of 3000 epochs; the same call goes on from", error)
     assert "Traceback" not in error
     assert load_record(tmp_path / "out" / "record_partial.npz").interrupted
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)

@@ -6,99 +6,143 @@ import sys
 
 import pytest
 
-from extras.check_parameters import PARAMETERS
-from extras.command_line import join_negative_numbers, make_parser, run
+import extras.command_line
+from extras.check_parameters import LONG_README_CALL, PARAMETERS, README_CALL, Parameters
+from extras.command_line import join_negative_numbers, make_parser, parameters_of, run
 from extras.record import load_record
 from gradient_flossing_example import train_rnn_flossing
-from tests.conftest import ROOT
-from tests.test_gradient_flossing_example import ORIGINAL_ORDER, README_CALL, short_call
+from tests.conftest import ROOT, short_call
 
-SHORT = tuple(short_call().values())
+CALLS = {"short": README_CALL, "long": LONG_README_CALL}
+SHORT = Parameters(**short_call())
 
 
-@pytest.fixture
-def parser():
-    return make_parser(train_rnn_flossing, README_CALL, "what it does")[0]
+def parsed(*argv):
+    return parameters_of(make_parser(CALLS).parse(list(argv)), CALLS)
 
 
 def command(argv, tmp_path, **options):
-    return run(train_rnn_flossing, SHORT, "what it does", argv=[*argv, "--out", str(tmp_path)], **options)
+    return run(train_rnn_flossing, {"default": SHORT}, argv=[*argv, "--out", str(tmp_path)], **options)
 
 
 def refusal(argv, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         command(argv, tmp_path / "out")
     assert ended.value.code == 2 and not (tmp_path / "out").exists()
-    return capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and len(error) < 300 and "--help" in error
+    return error
 
 
-def test_defaults_are_the_readme_call(parser):
-    options = parser.parse_args([])
-    assert tuple(getattr(options, name) for name in ORIGINAL_ORDER) == README_CALL
+def test_the_two_calls_of_the_readme():
+    assert parsed() == parsed("short") == README_CALL
+    assert parsed("long") == LONG_README_CALL == README_CALL._replace(E=3001, Ef=100, Ei=500, Ep=500)
+    assert parsed("long", "--E", "7") == LONG_README_CALL._replace(E=7)
 
 
-@pytest.mark.parametrize("name", ORIGINAL_ORDER)
-def test_each_parameter_is_an_option(name, parser):
-    default = dict(zip(ORIGINAL_ORDER, README_CALL))[name]
-    value = default + 1 if isinstance(default, int) else default + 0.25
-    options = parser.parse_args([f"--{name}", str(value)])
-    assert getattr(options, name) == value and type(getattr(options, name)) is type(default)
-    others = set(ORIGINAL_ORDER) - {name}
-    assert all(getattr(options, n) == dict(zip(ORIGINAL_ORDER, README_CALL))[n] for n in others)
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_each_parameter_is_an_option(name):
+    default = getattr(README_CALL, name)
+    value = {"S": 1, "IC": 3, "nLE": 20, "N": 90}.get(name, default + 1 if isinstance(default, int) else abs(default - 0.25))
+    assert parsed(f"--{name}", str(value)) == README_CALL._replace(**{name: value})
 
 
-def test_the_options_come_from_the_signature():
-    def train(N, lr, *, engine="adjoint"): ...
+def test_one_seed_sets_all_four_and_a_named_one_stays():
+    assert parsed("--seed", "5") == README_CALL._replace(sIC=5, sIn=5, sNet=5, sONS=5)
+    assert parsed("--seed", "5", "--sIn", "2") == README_CALL._replace(sIC=5, sIn=2, sNet=5, sONS=5)
 
-    parser, names = make_parser(train, (3, 0.5), "two parameters")
-    assert names == ["N", "lr"] and not hasattr(parser.parse_args([]), "E")
+
+def test_the_parameters_are_the_signature():
     assert list(inspect.signature(train_rnn_flossing).parameters)[:33] == list(PARAMETERS)
 
 
-def test_help_explains_each_option(parser):
-    text = " ".join(parser.format_help().split())
-    for name, default in zip(ORIGINAL_ORDER, README_CALL):
-        p = PARAMETERS[name]
-        assert f"--{name} " in text and p.meaning in text and (not p.unit or f"[{p.unit}]" in text)
-        assert f"default {default}" in text
+def test_help_explains_each_option():
+    text = make_parser(CALLS).format_help()
+    for name, parameter in PARAMETERS.items():
+        (line,) = [line for line in text.splitlines() if line.startswith(f"  --{name} ")]
+        assert parameter.meaning in line and (not parameter.unit or f"[{parameter.unit}]" in line)
+        assert line.endswith(f"default {getattr(README_CALL, name)}")
     for title in {p.group for p in PARAMETERS.values()}:
-        assert title in text
-    for option in ("--out", "--engine", "--checkpoint", "--show", "--quiet"):
+        assert f"\n{title}:\n" in text
+    for option in ("--out", "--engine", "--checkpoint", "--show", "--quiet", "--seed"):
         assert option in text
-    assert max(map(len, parser.format_help().splitlines())) <= 120
+    assert text.count("  python ") == 3 and max(map(len, text.splitlines())) <= 120
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["--epochs", "3"], "--epochs"), (["--dela", "3"], "--dela"), (["--E", "3.5"], "--E"), (["--lr", "fast"], "--lr"),
-    (["--E"], "--E"), (["--engine", "jax"], "jax"), (["301"], "301"), (["--E", "-1"], "E must be an integer >= 0, got -1"),
-    (["--N", "nan"], "--N"), (["--g", "nan"], "g must be a finite number"), (["--T", "10"], "T = 10: must be > 10"), (["--S", "2"], "S = 2: must be 1"),
+    (["--epochs", "3"], "--epochs"), (["--dela", "3"], "did you mean --delay?"), (["--E", "3.5"], "--E: '3.5' is no integer"),
+    (["--lr", "fast"], "--lr: 'fast' is no number"), (["--E"], "--E"), (["--engine", "jax"], "jax"), (["301"], "301"),
+    (["--E", "-1"], "E must be an integer >= 0, got -1"), (["--N", "nan"], "--N"), (["--g", "nan"], "g must be a finite number"),
+    (["--T", "10"], "T = 10: must be > 10"), (["--S", "2"], "S = 2: must be 1"), (["--E", "9" * 5000], "5002 characters"),
+    (["--checkpoin=x"], "did you mean --checkpoint?"), (["--sNet", "9" * 4000, "--E", "x"], "--E"),
 ])  # fmt: skip
-def test_what_is_not_allowed_is_refused_with_what_is(argv, says, tmp_path, capsys):
-    error = refusal(argv, tmp_path, capsys)
-    assert says in error and "allowed options: " in error and "--delay" in error and "--checkpoint" in error
+def test_what_is_not_allowed_is_refused_in_one_line(argv, says, tmp_path, capsys):
+    assert says in refusal(argv, tmp_path, capsys)
 
 
-def test_negative_numbers_are_values(parser):
-    argv = join_negative_numbers(["--gbar", "-1e-3", "--task", "-2", "--quiet", "--bM", "-.5"])
-    options = parser.parse_args(argv)
-    assert (options.gbar, options.task, options.bM, options.quiet) == (-1e-3, -2, -0.5, True)
+def test_negative_numbers_are_values():
+    assert parsed("--gbar", "-1e-3", "--task", "-2", "--bM", "-.5") == README_CALL._replace(gbar=-1e-3, task=-2, bM=-0.5)
+    assert join_negative_numbers(["--E", "3", "-h"]) == ["--E", "3", "-h"]
 
 
 def test_it_writes_record_and_figure_and_says_so(tmp_path, capsys):
     record = command(["--E", "4"], tmp_path, figure_name="figure")
     assert load_record(tmp_path / "record.npz") == record and record.parameters["E"] == 4
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    output = capsys.readouterr().out
-    assert f"wrote {tmp_path / 'record.npz'} and {tmp_path / 'figure.png'}" in output
-    assert not (tmp_path / "comparison.png").exists()
+    assert capsys.readouterr().out.endswith(f"wrote {tmp_path / 'record.npz'}\nwrote {tmp_path / 'figure.png'}\n")
 
 
-def test_a_second_record_adds_the_comparison(tmp_path, capsys):
-    command([], tmp_path, name="first")
-    (tmp_path / "no_record.npz").write_text("something else")
-    command(["--Ep", "0"], tmp_path, name="second")
-    assert (tmp_path / "comparison.png").stat().st_size > 10_000
-    assert capsys.readouterr().out.endswith(f"wrote {tmp_path / 'comparison.png'}: first, second\n")
+def test_another_run_is_not_overwritten_and_the_same_one_is(tmp_path, capsys):
+    first = command([], tmp_path)
+    assert command([], tmp_path) == first
+    for argv, differs in ((["--E", "4"], "E = 6"), (["--engine", "autograd"], "engine = adjoint")):
+        with pytest.raises(SystemExit) as ended:
+            command(argv, tmp_path)
+        assert ended.value.code == 2
+        assert f"record.npz holds another run ({differs}): choose another --out, or remove it" in capsys.readouterr().err
+    assert load_record(tmp_path / "record.npz") == first
+    (tmp_path / "record.npz").write_text("notes")
+    with pytest.raises(SystemExit):
+        command([], tmp_path)
+    assert (tmp_path / "record.npz").read_text() == "notes" and "is no record" in capsys.readouterr().err
+
+
+def test_the_long_call_has_files_of_its_own(tmp_path):
+    calls = {"short": SHORT, "long": SHORT._replace(E=7)}
+    argv = ["--out", str(tmp_path), "--quiet"]
+    run(train_rnn_flossing, calls, figure_name="figure", argv=argv)
+    run(train_rnn_flossing, calls, figure_name="figure", argv=["long", *argv])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["figure.png", "figure_long.png", "record.npz", "record_long.npz"]
+
+
+def test_a_figure_that_cannot_be_drawn_costs_the_figure_only(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "extras.figures", None)
+    record = command([], tmp_path)
+    assert load_record(tmp_path / "record.npz") == record
+    assert capsys.readouterr().err.startswith("no figure: ")
+
+
+def test_a_place_that_cannot_be_written_is_said_before_the_work(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(SystemExit, match="--out"):
+            command([], out)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_disk_that_fills_up_at_the_end_leaves_the_record_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setattr(extras.command_line.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(extras.command_line, "probe", lambda path: (tmp_path / "out" / "record.npz").mkdir())
+    monkeypatch.setattr(extras.command_line, "check_not_another_run", lambda *args: None)
+    with pytest.raises(SystemExit, match="cannot be written .*; the record is in"):
+        command([], tmp_path / "out")
+    (rescued,) = tmp_path.glob("record_*.npz")
+    assert len(load_record(rescued).loss) == 6
+
+
+def test_show_without_a_display_says_so(tmp_path, capsys):
+    command(["--show"], tmp_path)
+    assert "there is no display" in capsys.readouterr().err
 
 
 def test_quiet_prints_nothing(tmp_path, capsys):
@@ -122,3 +166,10 @@ def test_the_examples_take_the_same_options(script, tmp_path):
     done = subprocess.run(call, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert load_record(tmp_path / f"{script}.npz").parameters["E"] == 3 and (tmp_path / f"{script}.png").exists()
+
+
+def test_without_docstrings_and_assertions(tmp_path):
+    small = "--N 16 --E 3 --Ep 0 --Ni 0 --B 2 --T 40 --delay 5 --nLE 10 --out".split()
+    call = [sys.executable, "-OO", str(ROOT / "gradient_flossing_example.py"), *small, str(tmp_path)]
+    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,6 +1,8 @@
 """Figures: they show the numbers of the records, have labels with units, and no text runs into another."""
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,17 +12,11 @@ from matplotlib.text import Text
 
 from extras import figures
 from gradient_flossing_example import train_rnn_flossing
-from tests.test_gradient_flossing_example import short_call
-
-ALL = [
-    figures.training_figure, figures.spectrum_figure, figures.flossing_loss_figure, figures.gradient_norm_figure,
-    figures.eigenvalue_figure,
-]  # fmt: skip
-
+from tests.conftest import ROOT, short_call
 
 @pytest.fixture(scope="module")
 def records():
-    calls = dict(no_flossing=dict(Ep=0, Ni=0), preflossing=dict(Ni=0), during_training={})
+    calls = {"no flossing": dict(Ep=0, Ni=0), "preflossing": dict(Ni=0), "flossing during training": {}}
     big = dict(E=40, Ef=10, Ei=5, Ep=20, Ni=3)
     return {name: train_rnn_flossing(**short_call(**big | change), progress=False) for name, change in calls.items()}
 
@@ -58,17 +54,29 @@ def check_readable(figure):
             assert ax.get_ylabel() or ax.get_subplotspec().colspan.start > 0
 
 
-@pytest.mark.parametrize("make", ALL, ids=lambda f: f.__name__)
-def test_one_record_and_several(make, records):
-    for record in records.values():
-        check_readable(make(record))
-    check_readable(make(records))
-    check_readable(make(list(records.values())[:2]))
+def test_comparison_of_one_record_and_of_several(records):
+    check_readable(figures.training_figure(records))
+    check_readable(figures.training_figure({"a name that is nobody's": records["no flossing"]}))
 
 
 def test_overview(records):
     for record in records.values():
         check_readable(figures.overview_figure(record))
+
+
+def test_the_command_compares_named_records(records, tmp_path):
+    for name in ("no flossing", "preflossing"):
+        records[name].save(tmp_path / f"{name.replace(' ', '_')}.npz")
+    command = [sys.executable, "-m", "extras.figures", *map(str, sorted(tmp_path.glob("*.npz"))), "--out", str(tmp_path / "c.png")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == f"wrote {tmp_path / 'c.png'}\n" and (tmp_path / "c.png").stat().st_size > 10_000
+    done = subprocess.run([*command[:3], str(tmp_path / "c.png")], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "damaged, or not written by this program" in done.stderr
+
+
+def test_the_title_says_what_differs_from_the_readme_call(records):
+    title = figures.title(records["preflossing"])
+    assert title.startswith("README call with N = 16, E = 40") and "Ni = 0" in title and "B = 4" in title and "sIC" not in title
 
 
 def line(ax, label):
@@ -77,34 +85,31 @@ def line(ax, label):
 
 
 def test_the_curves_are_the_records_numbers(records):
-    record = records["during_training"]
-    accuracy, loss = figures.training_figure(record).axes
+    record = records["flossing during training"]
+    accuracy, loss, spectrum, flossing, norms, eigenvalues = figures.overview_figure(record).axes
     np.testing.assert_array_equal(accuracy.lines[0].get_ydata(), 100 * record.accuracy)
     np.testing.assert_array_equal(loss.lines[0].get_ydata(), record.loss)
     shaded = [p.get_x() + p.get_width() / 2 for p in accuracy.patches]
     np.testing.assert_allclose(shaded, [1, 10, 20, 30])
-    (ax,) = figures.flossing_loss_figure(record).axes
-    np.testing.assert_array_equal(ax.lines[0].get_ydata(), record.flossing_loss)
-    (ax,) = figures.spectrum_figure(record).axes
-    np.testing.assert_array_equal(line(ax, "before flossing")[1], record.lyapunov_spectrum[0])
-    np.testing.assert_array_equal(line(ax, "after 5 steps at epoch 30")[1], record.lyapunov_spectrum[-1])
-    (ax,) = figures.eigenvalue_figure(record).axes
-    x, y = line(ax, "after")
+    np.testing.assert_array_equal(flossing.lines[0].get_ydata(), record.flossing_loss)
+    np.testing.assert_array_equal(line(spectrum, "before flossing")[1], record.lyapunov_spectrum[0])
+    np.testing.assert_array_equal(line(spectrum, "after the block at epoch 1")[1], record.lyapunov_spectrum[19])
+    np.testing.assert_array_equal(line(spectrum, "after the block at epoch 30")[1], record.lyapunov_spectrum[-1])
+    x, y = line(eigenvalues, "after")
     np.testing.assert_allclose(np.prod(x + 1j * y).real, np.linalg.det(record.final["J"].astype(float)), rtol=1e-6)
-    (ax,) = figures.gradient_norm_figure(record).axes
-    np.testing.assert_array_equal(line(ax, "J")[1], record.gradient_norm["J"])
+    np.testing.assert_array_equal(line(norms, "J")[1], record.gradient_norm["J"])
 
 
 def test_labels_have_units(records):
-    labels = {ax.get_ylabel() for make in ALL for ax in make(records["during_training"]).axes}
+    labels = {ax.get_ylabel() for ax in figures.overview_figure(records["preflossing"]).axes}
     assert {"accuracy (%)", "cross-entropy loss (nats)", "flossing loss (1/step$^2$)"} <= labels
     assert any("(1/step)" in label for label in labels)
 
 
 def test_a_record_without_epochs_can_be_drawn():
     record = train_rnn_flossing(**short_call(E=0), progress=False)
-    for make in [*ALL, figures.overview_figure]:
-        assert isinstance(make(record), Figure)
+    assert isinstance(figures.training_figure({"none": record}), Figure)
+    assert isinstance(figures.overview_figure(record), Figure)
 
 
 def test_figures_choose_no_backend_and_leave_the_style_alone(records):

@@ -22,20 +22,11 @@ from gradient_flossing_example import (
 from julia_packages.backwards_linalg import qr
 from julia_packages.random import MersenneTwister
 from julia_packages.zygote import gradient
+from tests.conftest import short_call
 
 ORIGINAL_ORDER = (
     "N E Ef Ei Ep Ni B S T Tp Ti sIC sIn sNet sONS lr b1 b2 IC g gbar I1 delay wsS wsM wrS wrM bS bM nLE task intype Lwnt"
 ).split()
-README_CALL = (
-    80, 301, 10, 50, 50, 2, 16, 1, 300, 55, 300, 1, 1, 1, 1, 0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0, 10,
-    1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 75, -1, 3, 0.0,
-)  # fmt: skip
-
-
-def short_call(**changes):
-    """A call of a second: 16 neurons, 6 epochs, flossing before and at epoch 4."""
-    small = dict(N=16, E=6, Ef=4, Ei=2, Ep=3, Ni=1, B=4, T=40, Tp=30, Ti=40, delay=5, nLE=10)
-    return dict(zip(ORIGINAL_ORDER, README_CALL)) | small | changes
 
 
 def test_signature_is_the_originals():

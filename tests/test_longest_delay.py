@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from extras.check_parameters import PARAMETERS, check_parameters
+from extras.check_parameters import Parameters, check_parameters
 from extras.progress import flossing_steps
 from tests.conftest import ROOT
 
@@ -19,7 +19,7 @@ SCHEDULES = {schedule for schedule, _ in longest_delay.SEARCH}
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_a_schedule_takes_its_budget(schedule):
-    p = check_parameters(dict(zip(PARAMETERS, schedule.arguments(3), strict=True)))
+    p = check_parameters(Parameters(*schedule.arguments(3)))._asdict()
     assert (p["delay"], p["T"], p["sNet"]) == (45, 300, 3)
     cost = p["E"] + flossing_steps(p) * schedule.step_cost
     assert 0.97 < cost / (schedule.budget * longest_delay.UNIT_BUDGET) <= 1.0001

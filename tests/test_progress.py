@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from extras.progress import flossing_steps, interval
+from extras.check_parameters import flossing_steps
+from extras.progress import fitting, interval
 from gradient_flossing_example import train_rnn_flossing
-from tests.conftest import ROOT
-from tests.test_gradient_flossing_example import short_call
+from tests.conftest import ROOT, short_call
 
 CALL = short_call(E=200, Ef=50, Ei=30, Ep=130, Ni=2)
 PROGRAM = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import extras.progress; extras.progress.REDRAW = 0.002; from gradient_flossing_example import train_rnn_flossing as t; t(**{CALL})"
@@ -52,14 +52,14 @@ def on_a_terminal(columns):
     return output.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("columns", [80, 40])
+@pytest.mark.parametrize("columns", [160, 80, 40, 20])
 def test_on_a_terminal_one_line_is_rewritten_in_place(columns):
     output = on_a_terminal(columns)
     drawn = [text for line in output.split("\n") for text in line.split("\r")]
-    assert max(map(len, drawn)) < columns
     status = [text for text in drawn if text.startswith("epoch ")]
+    assert max(map(len, status)) < columns
     assert len(status) > 2
-    if columns == 80:
+    if columns >= 80:
         assert all(STATUS.match(text) for text in status), status
     screen = [line.split("\r")[-1].rstrip() for line in output.split("\n")]  # what remains to be seen
     assert originals_lines([line for line in screen if line]) == ORIGINALS
@@ -82,6 +82,15 @@ def test_progress_false_is_silent(capsys):
     train_rnn_flossing(**CALL, progress=False)
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == ""
+
+
+def test_a_line_that_does_not_fit_loses_the_least_important_parts():
+    parts = [(0, "epoch 7/9"), (2, "loss 0.5"), (1, "accuracy 50 %"), (4, "3 steps/s"), (3, "0:01 left")]
+    shown = [fitting(parts, width) for width in (80, 49, 40, 30, 20, 9, 5)]
+    assert shown == [
+        "epoch 7/9  loss 0.5  accuracy 50 %  3 steps/s  0:01 left", "epoch 7/9  loss 0.5  accuracy 50 %  0:01 left",
+        "epoch 7/9  loss 0.5  accuracy 50 %", "epoch 7/9  accuracy 50 %", "epoch 7/9", "epoch 7/9", "epoch",
+    ]  # fmt: skip
 
 
 def test_progress_changes_no_number(monkeypatch):

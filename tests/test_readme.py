@@ -7,8 +7,7 @@ import sys
 import pytest
 
 from gradient_flossing_example import train_rnn_flossing
-from tests.conftest import ROOT
-from tests.test_gradient_flossing_example import short_call
+from tests.conftest import ROOT, short_call
 
 
 def run(tmp_path, *command):
@@ -27,7 +26,7 @@ def test_the_main_job(tmp_path):
     assert final_accuracy(output) > 97  # chance is 50; 99.49 here, and drift decides the rest
     positions = [output.index(line) for line in (
         "T:300", "generating weights", "preflossing now", "interflossing now at 10", "interflossing now at 20",
-        "(addition) final loss",
+        "(addition) final loss", "wrote ",
     )]  # fmt: skip
     assert positions == sorted(positions)
     assert len(re.findall(r"^ *\d+\.\d+ seconds$", output, re.M)) == 4  # three blocks and the whole

@@ -46,8 +46,8 @@ def test_the_seed_of_the_batches_off_by_one_is_caught_at_the_task_data(monkeypat
 
 
 def test_the_seed_of_the_trial_order_off_by_one_is_caught_at_the_task_data(monkeypatch):
-    right = port.seeded_generators
-    monkeypatch.setattr(port, "seeded_generators", lambda seeds: right(range(seeds.start + 1, seeds.stop + 1)))
+    right = port.epoch_generator
+    monkeypatch.setattr(port, "epoch_generator", lambda seed: right(seed + 1))
     assert failed_rungs()[0] == "task data"
 
 

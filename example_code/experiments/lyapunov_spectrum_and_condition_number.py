@@ -5,7 +5,7 @@
 Random driven networks (N = 80, several gains g and seeds) are flossed for 500 steps towards k exponents of 0 and
 compared with themselves before. Spectra are measured over 500 steps with an input that flossing has not seen, after
 100 steps of transient; the condition number sigma_1 / sigma_k at the horizon t is computed stably
-(extras/long_term_jacobian.py) and set against exp((lambda_1 - lambda_k) t); the gradient norm is |d r_t / d x_0| of the
+(extras.lyapunov.py) and set against exp((lambda_1 - lambda_k) t); the gradient norm is |d r_t / d x_0| of the
 readout r_t.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from extras.long_term_jacobian import (  # noqa: E402
+from extras.lyapunov import (  # noqa: E402
     log_condition_number, log_gradient_norm, log_singular_values, lyapunov_spectrum, step_jacobians, trajectory,
 )  # fmt: skip
 from extras.sweep import exit_with_parent, one_blas_thread  # noqa: E402

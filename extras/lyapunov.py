@@ -9,9 +9,19 @@ below the rounding error of the largest, so T_t must not be multiplied out. Here
 factorisation per step; the product of the triangular factors is kept as diag(exp(l)) U with rows of U of norm 1, and
 one-sided Jacobi rotations, with the scales l as logarithms throughout, turn it into the singular values. All of them
 are accurate relative to themselves, and none overflows or underflows: everything returned is a natural logarithm.
+
+Diagnostics are the same quantities of a training run, computed alongside it.
 """
 
+from dataclasses import asdict, dataclass
+
 import numpy as np
+from scipy.linalg import svdvals
+
+from extras.adjoints import sech_squared
+from extras.check_parameters import discarded_steps, memory
+from gf_task05spatialXORShort import generate_input_output
+from julia_packages.random import MersenneTwister, check_integer, shown
 
 JACOBI_TOLERANCE = 1e-13  # cosine between two rows that counts as orthogonal
 JACOBI_SWEEPS = 60
@@ -27,12 +37,6 @@ def trajectory(s, ws, J, b, xInit):
     for t, d in enumerate(drive):
         x[t + 1] = J @ np.tanh(x[t]) + d
     return x
-
-
-def sech_squared(x):
-    """sech(x)^2 = 4u/(1+u)^2 with u = exp(-2|x|): no overflow, and no cancellation as in 1 - tanh(x)^2."""
-    u = np.exp(-2 * np.abs(x))
-    return 4 * u / (1 + u) ** 2
 
 
 def step_jacobians(x, J):
@@ -93,6 +97,101 @@ def log_gradient_norm(x, J, wr, times):
         log_norm[active] += log_abs(norm)
         g[active] /= np.where(norm > 0, norm, 1)[:, None]
     return log_norm
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """What to compute. The results are in record.diagnostics, under the names given here.
+
+    singular_values: at every epoch, descending:
+        singular_values_gradient_J (E, N), singular_values_gradient_xInit (E, min(N, B))   before clipping
+        singular_values_step_J, singular_values_step_xInit                                 of the ADAM step: what the
+            original's svdvals gives (ex.jl:99-100), since its update! works in place
+    epochs: at these epochs (n of them), with the parameters before the update:
+        epoch                             (n,)
+        lyapunov_spectrum                 (n, nLE) 1/step, over Tp steps as in flossing; all N exponents if nLE = 0
+        log_condition_number              (n, horizons) of the long-term Jacobian, natural logarithm
+        log_initial_state_gradient_norm   (n, horizons) log |d r_t / d x_0| of the readout r at t = horizon
+    horizons: time steps, ascending.
+    """
+
+    singular_values: bool = False
+    epochs: tuple = ()
+    horizons: tuple = (10, 20, 50, 100)
+
+    def check(self, p):
+        """ValueError if this cannot be computed in a run with the 33 parameters p (dict)."""
+        if not isinstance(self.singular_values, bool):
+            raise ValueError(f"diagnostics.singular_values = {shown(self.singular_values)}: must be True or False")
+        epochs, horizons = (integers(f"diagnostics.{name}", getattr(self, name)) for name in ("epochs", "horizons"))
+        if epochs and max(epochs) > p["E"]:
+            raise ValueError(f"diagnostics.epochs: {shown(max(epochs))} is beyond the last epoch E = {p['E']}")
+        if sorted(set(horizons)) != horizons:
+            raise ValueError(f"diagnostics.horizons = {shown(self.horizons)}: must be ascending")
+        needed, available = 16 * max([p["Tp"], *horizons]) * p["N"] ** 2, memory()
+        if epochs and needed > available:
+            need, have = needed / 2**30, available / 2**30
+            raise ValueError(
+                f"diagnostics.horizons = {shown(self.horizons)}: the Jacobians of {shown(max(horizons))} steps would need "
+                f"{need:,.1f} GiB of memory, this machine has {have:,.1f} GiB"
+            )
+        if epochs and p["Tp"] <= discarded_steps(p["Tp"]):
+            raise ValueError(f"Tp = {p['Tp']}: must be at least 13 for the Lyapunov spectrum among the diagnostics")
+
+    def description(self):
+        """The settings as JSON holds them."""
+        return {name: list(map(int, v)) if isinstance(v, tuple | list) else v for name, v in asdict(self).items()}
+
+    def before_update(self, p, ps, epoch, gs):
+        """Dict of what there is to keep of a training step: p, the 33; ps, the parameters; gs, the gradients."""
+        found = singular_values("gradient", gs) if self.singular_values else {}
+        if epoch in self.epochs:
+            found |= {"epoch": epoch} | long_term_diagnostics(p, ps, self.horizons)
+        return {f"diagnostics/{name}": value for name, value in found.items()}
+
+    def after_update(self, steps):
+        """The same of the steps (dict of arrays) that ADAM made of the gradients."""
+        found = singular_values("step", steps) if self.singular_values else {}
+        return {f"diagnostics/{name}": value for name, value in found.items()}
+
+
+def check_diagnostics(diagnostics, p):
+    """The Diagnostics to compute in a run with the 33 parameters p (dict): none for None."""
+    if diagnostics is not None and not isinstance(diagnostics, Diagnostics):
+        raise ValueError(f"diagnostics = {shown(diagnostics)}: must be None or an extras.lyapunov.Diagnostics")
+    diagnostics = diagnostics or Diagnostics()
+    diagnostics.check(p)
+    return diagnostics
+
+
+def integers(name, values):
+    if not isinstance(values, tuple | list):
+        raise ValueError(f"{name} = {shown(values)}: must be a tuple of integers")
+    return [check_integer(name, value, minimum=1) for value in values]
+
+
+def singular_values(kind, arrays):
+    return {f"singular_values_{kind}_{name}": svdvals(arrays[name]) for name in ("J", "xInit")}
+
+
+def long_term_diagnostics(p, ps, horizons=()):
+    """Dict of lyapunov_spectrum (k,), log_condition_number and log_initial_state_gradient_norm (horizons,); float64.
+
+    p: dict of the 33 parameters; ps: dict of the arrays, say record.final; horizons: ascending time steps.
+    """
+    steps = max([p["Tp"], *horizons])
+    s, _ = generate_input_output(1, steps, p["sIn"], p["S"], p["I1"], p["delay"], p["task"])
+    x = trajectory(s, ps["ws"], ps["J"], ps["b"], ps["xInit"])
+    jacobians = step_jacobians(x, ps["J"])
+    Q = np.linalg.qr(MersenneTwister(p["sONS"]).randn_float32(p["N"], p["nLE"] or p["N"]))[0].astype(np.float64)
+    spectrum = lyapunov_spectrum(jacobians[: p["Tp"]], Q, discard=discarded_steps(p["Tp"]))
+    results = {"lyapunov_spectrum": spectrum}
+    if horizons:
+        log_sigma = log_singular_values(jacobians, horizons)
+        results["log_condition_number"] = log_condition_number(log_sigma)
+        norm = log_gradient_norm(x, ps["J"], ps["wr"], horizons)
+        results["log_initial_state_gradient_norm"] = norm
+    return results
 
 
 def multiply_log_scaled(R, log_scale, U):
