@@ -105,13 +105,13 @@ class Run:
     def training_step(self, loss, accuracy, gs):
         """Keep loss, accuracy and gradients gs of a training step, before the update."""
         self.check_parameters_finite()
-        if not len(self.columns["loss"]):
-            self.first |= members("first_training_parameters", self.ps) | members("first_training_gradient", gs)
         norms = {f"gradient_norm/{name}": norm(gs[name]) for name in TRAINED}
         step = {"loss": loss, "accuracy": accuracy} | norms
         self.check_finite("training", step)
         looked_at = self.diagnostics.before_update(self.parameters, self.ps, self.ei, gs)
         self.check_finite("training", looked_at)
+        if not len(self.columns["loss"]):
+            self.first |= members("first_training_parameters", self.ps) | members("first_training_gradient", gs)
         self.add(step | looked_at)
 
     def training_update(self, steps):
@@ -121,11 +121,11 @@ class Run:
     def flossing_step(self, loss, spectrum, gs):
         """Keep loss, spectrum (nLE,) and gradients gs of a flossing step, before the update."""
         self.check_parameters_finite()
-        if not len(self.columns["flossing_loss"]):
-            self.first |= members("first_flossing_gradient", gs)
         norms = {f"flossing_gradient_norm/{name}": norm(gs[name]) for name in FLOSSED}
         step = {"flossing_loss": loss, "flossing_epoch": self.ei, "lyapunov_spectrum": spectrum}
         self.check_finite("flossing", step | norms)
+        if not len(self.columns["flossing_loss"]):
+            self.first |= members("first_flossing_gradient", gs)
         self.add(step | norms)
 
     def record(self):

@@ -17,6 +17,10 @@ sys.path.insert(0, str(ROOT))
 from extras.check_parameters import README_CALL, Parameters
 
 
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, default=500, help="random argument lists to try in test_fuzz.py")
+
+
 def short_call(**changes):
     """A call of a second, as a dict of the 33: 16 neurons, 6 epochs, flossing before and at epoch 4."""
     small = README_CALL._replace(N=16, E=6, Ef=4, Ei=2, Ep=3, Ni=1, B=4, T=40, Tp=30, Ti=40, delay=5, nLE=10)
