@@ -52,90 +52,100 @@ grows exponentially with m. Hence
 import math
 
 import numpy as np
-from scipy.linalg.blas import dgemm, dsymm, dtrsm, get_blas_funcs
+from scipy.linalg.blas import dsymm, dtrsm
 from scipy.linalg.lapack import dgeqrf, dorgqr, dtrcon
 
 from extras.check_parameters import discarded_steps
 
 CONDITION_LIMIT = 1e10  # 1-norm condition number of R up to which a segment of several steps counts
+BLOCK_BYTES = int(__import__('os').environ.get('BB',1<<19))
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 
 
 class TrainingAdjoint:
     """Loss, accuracy and gradients of a training step for N neurons, T time steps, B trials; firstlossidx counts from 1.
 
-    Memory: 3 T B N numbers and little more.
+    Both sweeps go through the time steps in blocks that fit a processor's cache. Memory: T B N numbers and little more.
     """
 
     def __init__(self, N, T, B, firstlossidx, dtype=np.float32):
-        self.N, self.T, self.B = N, T, B
+        self.N, self.dtype = N, np.dtype(dtype)
         self.first = max(firstlossidx - 1, 0)
         self.scored_outputs = B * (T - firstlossidx + 1)
-        self.dtype = np.dtype(dtype)
-        (self.gemm,) = get_blas_funcs(("gemm",), dtype=self.dtype)
-        self.x = np.empty((T, B, N), dtype)  # states; on the way back their adjoints delta
         self.h = np.empty((T + 1, B, N), dtype)  # tanh of the states, from the initial one on
-        self.slope = np.empty((T, B, N), dtype)  # 1 - h^2
-        self.back = np.empty((B, N), dtype)
-        self.drive = np.ones((T * B, 2), dtype)  # columns: s, 1
-        self.J, self.JT = np.empty((2, N, N), dtype)
-        # N x B views of the slices, made once: making one takes a tenth of the time of a step
-        self.x_columns = [x.T for x in self.x]
-        self.h_columns = [h.T for h in self.h]
+        self.product = np.empty((B, N), dtype)
+        self.drive = np.ones((T, B, 2), dtype)  # s, 1
+        self.dr = np.zeros((T, B), dtype)  # dL/dr
+        self.JT = np.empty((N, N), dtype)
+        length = min(T, max(1, BLOCK_BYTES // self.product.nbytes))
+        self.blocks = [(start, min(start + length, T)) for start in range(0, T, length)]
+        # of a block: states, or on the way back their adjoints delta; 1 - h^2
+        self.x, self.slope = np.empty((2, length, B, N), dtype)
+        # views of the time slices, made once: making one takes a tenth of the time of a step
+        self.h_steps, self.x_steps, self.slope_steps = list(self.h), list(self.x), list(self.slope)
         shapes = dict(ws=(N, 1), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B))
         self.gradients = {name: np.empty(shape, dtype) for name, shape in shapes.items()}
 
     def __call__(self, s, rtarg, ps):
         """s (T, 1, B), rtarg (T, 1, B), ps: dict of ws J wr b offset xInit -> loss, accuracy, gradients (reused)."""
-        ps = {name: np.asarray(p, self.dtype) for name, p in ps.items()}
-        self.J[:], self.JT[:] = ps["J"], ps["J"].T
-        self._forward(s, ps)
-        loss, accuracy, dr = self._readout(rtarg, ps)
-        self._backward(dr, ps)
-        return loss, accuracy, self.gradients
+        ps = {name: np.ascontiguousarray(p, self.dtype) for name, p in ps.items()}
+        for gradient in self.gradients.values():
+            gradient[:] = 0
+        loss, hits = self._forward(s, rtarg, ps)
+        self._backward(ps)
+        return float(loss / self.scored_outputs), float(hits / self.scored_outputs), self.gradients
 
-    def _forward(self, s, ps):
-        self.drive[:, 0] = np.reshape(s, -1)
-        np.dot(self.drive, np.stack([ps["ws"][:, 0], ps["b"]]), out=self.x.reshape(-1, self.N))
-        np.tanh(ps["xInit"].T, out=self.h[0])
-        gemm, tanh, J = self.gemm, np.tanh, self.JT.T  # column-major
-        for x, x_columns, h_columns, h_next in zip(self.x, self.x_columns, self.h_columns, self.h[1:]):
-            gemm(1.0, J, h_columns, 1.0, x_columns, overwrite_c=1)  # adds J h to the drive
-            tanh(x, h_next)
+    def _forward(self, s, rtarg, ps):
+        """Sum of the losses and number of right answers; keeps h and dL/dr, adds to the gradients of wr and offset."""
+        loss = hits = 0
+        self.drive[:, :, 0] = s[:, 0]
+        self.JT[:] = ps["J"].T
+        ws_b = np.stack([ps["ws"][:, 0], ps["b"]])
+        JT, product, add, tanh = self.JT, self.product, np.add, np.tanh
+        tanh(ps["xInit"].T, out=self.h[0])
+        for start, end in self.blocks:
+            np.dot(self.drive[start:end].reshape(-1, 2), ws_b, out=self.x[: end - start].reshape(-1, self.N))
+            for h, x, h_next in zip(self.h_steps[start:end], self.x_steps, self.h_steps[start + 1 :]):
+                h.dot(JT, product)
+                add(x, product, x)
+                tanh(x, h_next)
+            if end > self.first:
+                first = max(start, self.first)
+                y = np.reshape(rtarg[first:end], -1)
+                block_loss, block_hits = self._readout(self.x[first - start: end - start].reshape(-1, self.N), y, ps, self.dr[first:end].reshape(-1))
+                loss += block_loss
+                hits += block_hits
+        return loss, hits
 
-    def _readout(self, rtarg, ps):
-        """Loss, accuracy and dL/dr (flat, time x trial); fills the gradients of wr and offset."""
-        x = self.x[self.first :].reshape(-1, self.N)
-        y = np.reshape(rtarg[self.first :], -1)
+    def _readout(self, x, y, ps, dr):
+        """Sum of the losses and number of right answers; fills dr with dL/dr, adds to the gradients of wr and offset."""
         r = x @ ps["wr"][0] + ps["offset"]
         decay = np.exp(-np.abs(r))  # of the overflow-safe sigmoid and of its logarithm
         sigmoid = np.where(r >= 0, 1, decay) / (1 + decay)
         losses = (1 - y) * r - np.minimum(r, 0) + np.log1p(decay)
-        loss = losses.sum(dtype=np.float64) / self.scored_outputs
+        dr[:] = (sigmoid - y) / self.scored_outputs
+        self.gradients["wr"][0] += dr @ x
+        self.gradients["offset"][0] += dr.sum()
         # not r >= 0: the sigmoid of a tiny negative r rounds to 0.5
-        accuracy = np.sum((sigmoid >= 0.5) == y) / self.scored_outputs
-        dr = ((sigmoid - y) / self.scored_outputs).astype(self.dtype, copy=False)
-        np.dot(dr, x, out=self.gradients["wr"][0])
-        self.gradients["offset"][0] = dr.sum()
-        return float(loss), float(accuracy), dr
+        return losses.sum(dtype=np.float64), np.count_nonzero((sigmoid >= 0.5) == y)
 
-    def _backward(self, dr, ps):
-        h, slope, back, delta, delta_columns = self.h[:-1], self.slope, self.back, self.x, self.x_columns
-        np.multiply(h, h, out=slope)
-        np.subtract(1, slope, out=slope)
-        delta[: self.first] = 0
-        np.multiply(dr.reshape(-1, self.B, 1), ps["wr"], out=delta[self.first :])
-        gemm, multiply, add, JT, back_columns = self.gemm, np.multiply, np.add, self.J.T, back.T  # JT column-major
-        for t in range(self.T - 1, 0, -1):
-            gemm(1.0, JT, delta_columns[t], 0.0, back_columns, overwrite_c=1)
-            multiply(back, slope[t], back)
-            add(delta[t - 1], back, delta[t - 1])
-        gemm(1.0, JT, delta_columns[0], 0.0, back_columns, overwrite_c=1)
-        np.multiply(back_columns, slope[0].T, out=self.gradients["xInit"])
-
-        delta = delta.reshape(-1, self.N)
-        np.dot(delta.T, h.reshape(-1, self.N), out=self.gradients["J"])
-        self.gradients["ws"][:, 0], self.gradients["b"][:] = self.drive.T @ delta
+    def _backward(self, ps):
+        J, product, multiply, add = ps["J"], self.product, np.multiply, np.add
+        dws_db = np.zeros((2, self.N), self.dtype)
+        product[:] = 0  # J^T delta_{t+1}
+        for start, end in reversed(self.blocks):
+            h, slope, delta = self.h[start + 1 : end + 1], self.slope[: end - start], self.x[: end - start].reshape(-1, self.N)
+            multiply(h, h, out=slope)
+            np.subtract(1, slope, out=slope)
+            np.dot(self.dr[start:end].reshape(-1, 1), ps["wr"], out=delta)
+            for delta_t, slope_t in zip(self.x_steps[end - start - 1 :: -1], self.slope_steps[end - start - 1 :: -1]):
+                multiply(product, slope_t, product)
+                add(delta_t, product, delta_t)
+                delta_t.dot(J, product)
+            self.gradients["J"] += delta.T @ self.h[start:end].reshape(-1, self.N)
+            dws_db += self.drive[start:end].reshape(-1, 2).T @ delta
+        self.gradients["ws"][:, 0], self.gradients["b"][:] = dws_db
+        self.gradients["xInit"][:] = (product * (1 - self.h[0] ** 2)).T
 
 
 class FlossingAdjoint:
@@ -156,12 +166,13 @@ class FlossingAdjoint:
         self.row_sums = np.empty((Tp + 1, N))  # p * dL/dp; then dL/dx
         self.system = np.empty((Tp + 1, nLE, N))  # Q_t at the end of a segment, inside it D_t times the one before
         self.system[0] = np.transpose(Q)
-        self.columns = [system.T for system in self.system]  # N x nLE
+        self.steps = list(self.system)  # views, made once
         self.R = np.empty((Tp, nLE, nLE))  # R of each segment, in the upper triangle of the transpose
-        self.reflectors, self.adjoint, self.scaled = np.empty((3, nLE, N))
-        self.sym = np.empty((nLE, nLE), order="F")
-        self.gradient_J = np.empty((N, N), order="F")
-        self.J, self.JT = np.empty((2, N, N))
+        self.reflectors, self.adjoint = np.empty((2, nLE, N))
+        length = min(Tp, max(1, BLOCK_BYTES // self.adjoint.nbytes))
+        self.scaled = np.empty((length, nLE, N))  # diag(p) Abar of a block of steps
+        self.sym = np.empty((nLE, nLE))
+        self.gradient_J, self.J, self.JT = np.empty((3, N, N))
         self.lwork = 64 * max(nLE, 1)  # LAPACK works in blocks only if there is room for them
         self.segments = []
         self.gradients = {name: np.empty(shape, dtype) for name, shape in dict(ws=(N, 1), J=(N, N), b=(N,)).items()}
@@ -183,15 +194,14 @@ class FlossingAdjoint:
         x = np.empty((self.Tp + 1, self.N))
         x[0] = xInit[:, 0]
         x[1:] = np.multiply.outer(s, ps["ws"][:, 0]) + ps["b"]
-        for t in range(self.Tp):
-            np.tanh(x[t], out=self.h[t])
-            x[t + 1] += np.dot(self.J, self.h[t])
+        for x_now, h, x_next in zip(x, self.h, x[1:]):
+            np.tanh(x_now, h)
+            x_next += self.J.dot(h)
         np.tanh(x[-1], out=self.h[-1])
         self.p[:] = sech_squared(x)
 
     def _spectrum(self, first_length):
         """The exponents; keeps the products, orthonormal systems and R for the way back."""
-        J = self.JT.T  # column-major
         log_R = np.zeros(self.nLE)
         self.segments.clear()
         start, computed, length = 0, 0, first_length
@@ -199,8 +209,8 @@ class FlossingAdjoint:
             phase_end = self.transient if start < self.transient else self.Tp
             end = start + first_of_even_lengths(phase_end - start, length)
             for t in range(computed + 1, end + 1):
-                dgemm(1.0, J, self.columns[t - 1], 0.0, self.columns[t], overwrite_c=1)
-                np.multiply(self.system[t], self.p[t], out=self.system[t])
+                np.dot(self.steps[t - 1], self.JT, out=self.steps[t])
+                np.multiply(self.steps[t], self.p[t], out=self.steps[t])
             self.reflectors[:] = self.system[end]
             _, tau, _, _ = dgeqrf(self.reflectors.T, lwork=self.lwork, overwrite_a=1)
             R = self.R[len(self.segments)]
@@ -216,7 +226,7 @@ class FlossingAdjoint:
                     length = min(length, end - start - 1)
                     continue
             self.system[end] = self.reflectors
-            dorgqr(self.columns[end], tau, lwork=self.lwork, overwrite_a=1)
+            dorgqr(self.steps[end].T, tau, lwork=self.lwork, overwrite_a=1)
             if end > self.transient:
                 log_R += np.log(diagonal)
             self.segments.append((start, end))
@@ -225,31 +235,39 @@ class FlossingAdjoint:
 
     def _backward(self, w):
         """dL/dJ through the Jacobians, and the row sums."""
-        adjoint, scaled, JT = self.adjoint, self.scaled, self.J.T  # JT column-major
-        adjoint_columns, scaled_columns = adjoint.T, scaled.T
+        adjoint, sym, block = self.adjoint, self.sym, len(self.scaled)
         adjoint[:] = 0
         self.gradient_J[:] = 0
         for i in reversed(range(len(self.segments))):
             start, end = self.segments[i]
             # adjoint is Qbar here, becomes Qbar + Q sym(M), then Abar
-            dgemm(-1.0, adjoint_columns, self.columns[end], 0.0, self.sym, trans_a=1, overwrite_c=1)
+            Q = self.steps[end]
+            np.dot(Q, adjoint.T, out=sym)  # (Qbar^T Q)^T, of which dsymm reads the lower triangle
+            np.negative(sym, out=sym)
             if end > self.transient:
-                np.einsum("ii->i", self.sym)[:] += w
-            dsymm(1.0, self.sym, self.columns[end], 1.0, adjoint_columns, side=1, lower=1, overwrite_c=1)
-            np.einsum("kn,kn->n", adjoint, self.system[end], out=self.row_sums[end])
-            dtrsm(1.0, self.R[i].T, adjoint_columns, side=1, trans_a=1, overwrite_b=1)
+                np.einsum("ii->i", sym)[:] += w
+            dsymm(1.0, sym.T, Q.T, 1.0, adjoint.T, side=1, lower=1, overwrite_c=1)
+            np.einsum("kn,kn->n", adjoint, Q, out=self.row_sums[end])
+            dtrsm(1.0, self.R[i].T, adjoint.T, side=1, trans_a=1, overwrite_b=1)
             for t in range(end, start, -1):
                 if t < end:
-                    np.einsum("kn,kn->n", adjoint, self.system[t], out=self.row_sums[t])
+                    np.einsum("kn,kn->n", adjoint, self.steps[t], out=self.row_sums[t])
+                place = (t - 1) % block
+                scaled = self.scaled[place]
                 np.multiply(adjoint, self.p[t], out=scaled)
-                dgemm(1.0, scaled_columns, self.columns[t - 1], 1.0, self.gradient_J, trans_b=1, overwrite_c=1)
-                dgemm(1.0, JT, scaled_columns, 0.0, adjoint_columns, overwrite_c=1)
+                if place == 0:  # a block is whole
+                    last = min(t - 1 + block, self.Tp)
+                    self.gradient_J += np.dot(
+                        self.scaled[: last - t + 1].reshape(-1, self.N).T, self.system[t - 1 : last].reshape(-1, self.N)
+                    )
+                if t > 1:
+                    np.dot(scaled, self.J, out=adjoint)
 
     def _backward_trajectory(self, s):
         delta = self.row_sums
         delta *= -2 * self.h
-        for t in range(self.Tp - 1, 0, -1):
-            delta[t] += self.p[t] * np.dot(self.JT, delta[t + 1])
+        for delta_t, p, delta_next in zip(delta[-2:0:-1], self.p[-2:0:-1], delta[:1:-1]):
+            delta_t += p * self.JT.dot(delta_next)
         delta = delta[1:]
         self.gradients["J"][:] = self.gradient_J + delta.T @ self.h[:-1]
         self.gradients["b"][:] = delta.sum(axis=0)
