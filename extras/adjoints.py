@@ -11,8 +11,8 @@ outputs. The adjoint delta_t = dL/dx_t runs backward,
 
     delta_t = wr^T dL/dr_t + (1 - h_t^2) * (J^T delta_{t+1}),
 
-and each weight gradient is one product over (time x trial), such as dL/dJ = sum_t delta_t h_{t-1}^T. The loss, the accuracy
-and the gradient share one sweep forward.
+and each weight gradient is a product over (time x trial), such as dL/dJ = sum_t delta_t h_{t-1}^T. The loss, the accuracy
+and the gradient share one sweep forward. Both sweeps go in blocks of time steps that stay in the cache.
 
 Flossing: the adjoint of repeated QR factorisations
 ---------------------------------------------------
@@ -24,62 +24,58 @@ al. 2019, PRX 9, 031041)
     Abar = dL/dA = (Qbar + Q sym(M)) R^-T,    M = diag(w) - Qbar^T Q,
 
 where sym mirrors the lower triangle; in general M = R Rbar^T - Qbar^T Q, and since only diag R enters the loss, the lower
-triangle of R Rbar^T is diag(w). With A = diag(p) J Q' it follows that
+triangle of R Rbar^T is diag(w). A square Q (nLE = N) has Q Q^T = 1, and the bracket is Q times a lower triangle, that of
+Q^T Qbar - Qbar^T Q with diagonal w. With A = diag(p) J Q' it follows that
 
     dL/dQ' = J^T diag(p) Abar,    dL/dJ += diag(p) Abar Q'^T,    p * dL/dp = rowsum(Abar * A).
 
-Right after a factorisation the last one is rowsum((Qbar + Q sym(M)) * Q), because Abar A^T = (Qbar + Q sym(M)) Q^T. As
-dp/dx = -2 tanh(x) p, these row sums drive the same recursion for dL/dx as above.
+Right after a factorisation the last one is rowsum((Qbar + Q sym(M)) * Q), because Abar A^T = (Qbar + Q sym(M)) Q^T.
+As dp/dx = -2 tanh(x) p, these row sums drive the same recursion for dL/dx as above.
 
 How often to orthonormalise
 ---------------------------
 A product of triangular matrices is triangular and its diagonal is the product of the diagonals. So a segment of m steps,
-D_{t+m} ... D_{t+1} Q_t = Q_{t+m} R, gives the same sum of log|R_ii| as m factorisations, provided that the end of the
-transient ends a segment, too. The formulae above hold as they are, with plain products inside a segment. A factorisation and
-its adjoint cost as much as three steps, but a long product loses digits in proportion to the condition number of R, which
-grows exponentially with m. Hence
+D_{t+m} ... D_{t+1} Q_t = Q_{t+m} R, gives the same sum of log|R_ii| as m factorisations, if the end of the transient ends
+a segment, too. The formulae above hold, with plain products inside a segment. A factorisation and its adjoint cost as much
+as three steps, but a long product loses digits with the condition number of R, which grows exponentially with m. Hence
 
-- the arithmetic is Float64, also for Float32 parameters: this allows segments of five to six steps at the README's sizes,
-  which saves more time than Float32 would. At the first README step (80 neurons, 75 exponents) the error of dL/dJ, in units
-  of its largest entry, is 1e-11 with one step per segment, 4e-8 with six, 5e-6 with eight, 5e-2 with twelve. (Float32 with
-  one step: 2e-3 by torch, 4e-3 in the original.)
+- the arithmetic is Float64, also for Float32 parameters: it allows segments of five to six steps at the README's sizes,
+  which saves more time than Float32 would. At the first README step (N = 80, nLE = 75) the error of dL/dJ, in units of its
+  largest entry, is 1e-11 with one step per segment, 4e-8 with six, 5e-6 with eight, 5e-2 with twelve (Float32 with one
+  step: 2e-3 by torch, 4e-3 in the original).
 - a segment counts only if LAPACK's estimate of the condition number of R stays below CONDITION_LIMIT. Otherwise it is cut
   at an earlier step, whose product is still there. The next length is extrapolated from the growth just met.
-- a single step above the limit says that no digits can be spared: the call then starts again with a factorisation at every
-  step. Float64 parameters are always treated like that.
+- a single step above the limit says that no digits can be spared: the call starts again, with a factorisation at every
+  step, as always for Float64 parameters.
 """
 
 import math
 
 import numpy as np
-from scipy.linalg.blas import dsymm, dtrsm
+from scipy.linalg.blas import dgemm, dsymm, dtrmm, dtrsm
 from scipy.linalg.lapack import dgeqrf, dorgqr, dtrcon
 
 from extras.check_parameters import discarded_steps
 
+BLOCK_BYTES = 2**19  # of an array over a block of time steps: a few of them fit a core's cache
 CONDITION_LIMIT = 1e10  # 1-norm condition number of R up to which a segment of several steps counts
-BLOCK_BYTES = int(__import__('os').environ.get('BB',1<<19))
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 
 
 class TrainingAdjoint:
-    """Loss, accuracy and gradients of a training step for N neurons, T time steps, B trials; firstlossidx counts from 1.
-
-    Both sweeps go through the time steps in blocks that fit a processor's cache. Memory: T B N numbers and little more.
-    """
+    """Loss, accuracy and gradients of a training step: N neurons, T time steps, B trials; firstlossidx counts from 1."""
 
     def __init__(self, N, T, B, firstlossidx, dtype=np.float32):
-        self.N, self.dtype = N, np.dtype(dtype)
-        self.first = max(firstlossidx - 1, 0)
+        self.N, self.dtype, self.first = N, np.dtype(dtype), max(firstlossidx - 1, 0)
         self.scored_outputs = B * (T - firstlossidx + 1)
-        self.h = np.empty((T + 1, B, N), dtype)  # tanh of the states, from the initial one on
-        self.product = np.empty((B, N), dtype)
+        self.h = np.empty((T + 1, B, N), dtype)  # tanh of the states, from the initial one on: nearly all of the memory
         self.drive = np.ones((T, B, 2), dtype)  # s, 1
-        self.dr = np.zeros((T, B), dtype)  # dL/dr
-        self.JT = np.empty((N, N), dtype)
+        self.dr = np.zeros((T, B, 1), dtype)  # dL/dr
+        self.product, self.JT = np.empty((B, N), dtype), np.empty((N, N), dtype)
         length = min(T, max(1, BLOCK_BYTES // self.product.nbytes))
-        self.blocks = [(start, min(start + length, T)) for start in range(0, T, length)]
-        # of a block: states, or on the way back their adjoints delta; 1 - h^2
+        self.blocks = [(t, min(t + length, self.first)) for t in range(0, self.first, length)]  # (first, last + 1) step
+        self.blocks += [(t, min(t + length, T)) for t in range(self.first, T, length)]  # the scored ones
+        # of a block: the states, on the way back their adjoints delta; 1 - h^2
         self.x, self.slope = np.empty((2, length, B, N), dtype)
         # views of the time slices, made once: making one takes a tenth of the time of a step
         self.h_steps, self.x_steps, self.slope_steps = list(self.h), list(self.x), list(self.slope)
@@ -91,59 +87,45 @@ class TrainingAdjoint:
         ps = {name: np.ascontiguousarray(p, self.dtype) for name, p in ps.items()}
         for gradient in self.gradients.values():
             gradient[:] = 0
-        loss, hits = self._forward(s, rtarg, ps)
+        loss, accuracy = self._forward(s, rtarg, ps)
         self._backward(ps)
-        return float(loss / self.scored_outputs), float(hits / self.scored_outputs), self.gradients
+        return loss, accuracy, self.gradients
 
     def _forward(self, s, rtarg, ps):
-        """Sum of the losses and number of right answers; keeps h and dL/dr, adds to the gradients of wr and offset."""
+        """Loss and accuracy; keeps h and dL/dr, and fills the gradients of wr and offset."""
         loss = hits = 0
-        self.drive[:, :, 0] = s[:, 0]
-        self.JT[:] = ps["J"].T
-        ws_b = np.stack([ps["ws"][:, 0], ps["b"]])
+        self.drive[:, :, 0], self.JT[:] = s[:, 0], ps["J"].T
         JT, product, add, tanh = self.JT, self.product, np.add, np.tanh
         tanh(ps["xInit"].T, out=self.h[0])
         for start, end in self.blocks:
-            np.dot(self.drive[start:end].reshape(-1, 2), ws_b, out=self.x[: end - start].reshape(-1, self.N))
+            states = flat(self.x[: end - start])
+            np.dot(flat(self.drive[start:end]), np.stack([ps["ws"][:, 0], ps["b"]]), out=states)
             for h, x, h_next in zip(self.h_steps[start:end], self.x_steps, self.h_steps[start + 1 :]):
                 h.dot(JT, product)
                 add(x, product, x)
                 tanh(x, h_next)
-            if end > self.first:
-                first = max(start, self.first)
-                y = np.reshape(rtarg[first:end], -1)
-                block_loss, block_hits = self._readout(self.x[first - start: end - start].reshape(-1, self.N), y, ps, self.dr[first:end].reshape(-1))
-                loss += block_loss
-                hits += block_hits
-        return loss, hits
-
-    def _readout(self, x, y, ps, dr):
-        """Sum of the losses and number of right answers; fills dr with dL/dr, adds to the gradients of wr and offset."""
-        r = x @ ps["wr"][0] + ps["offset"]
-        decay = np.exp(-np.abs(r))  # of the overflow-safe sigmoid and of its logarithm
-        sigmoid = np.where(r >= 0, 1, decay) / (1 + decay)
-        losses = (1 - y) * r - np.minimum(r, 0) + np.log1p(decay)
-        dr[:] = (sigmoid - y) / self.scored_outputs
-        self.gradients["wr"][0] += dr @ x
-        self.gradients["offset"][0] += dr.sum()
-        # not r >= 0: the sigmoid of a tiny negative r rounds to 0.5
-        return losses.sum(dtype=np.float64), np.count_nonzero((sigmoid >= 0.5) == y)
+            if start >= self.first:
+                losses, right, slopes = readout(states @ ps["wr"][0] + ps["offset"], np.reshape(rtarg[start:end], -1))
+                dr = np.divide(slopes, self.scored_outputs, out=flat(self.dr[start:end])[:, 0])
+                self.gradients["wr"][0] += dr @ states
+                self.gradients["offset"][0] += dr.sum()
+                loss, hits = loss + losses.sum(dtype=np.float64), hits + np.count_nonzero(right)
+        return float(loss / self.scored_outputs), float(hits / self.scored_outputs)
 
     def _backward(self, ps):
         J, product, multiply, add = ps["J"], self.product, np.multiply, np.add
         dws_db = np.zeros((2, self.N), self.dtype)
         product[:] = 0  # J^T delta_{t+1}
         for start, end in reversed(self.blocks):
-            h, slope, delta = self.h[start + 1 : end + 1], self.slope[: end - start], self.x[: end - start].reshape(-1, self.N)
-            multiply(h, h, out=slope)
-            np.subtract(1, slope, out=slope)
-            np.dot(self.dr[start:end].reshape(-1, 1), ps["wr"], out=delta)
+            h, slope, delta = self.h[start + 1 : end + 1], self.slope[: end - start], flat(self.x[: end - start])
+            np.subtract(1, multiply(h, h, out=slope), out=slope)
+            np.dot(flat(self.dr[start:end]), ps["wr"], out=delta)
             for delta_t, slope_t in zip(self.x_steps[end - start - 1 :: -1], self.slope_steps[end - start - 1 :: -1]):
                 multiply(product, slope_t, product)
                 add(delta_t, product, delta_t)
                 delta_t.dot(J, product)
-            self.gradients["J"] += delta.T @ self.h[start:end].reshape(-1, self.N)
-            dws_db += self.drive[start:end].reshape(-1, 2).T @ delta
+            self.gradients["J"] += delta.T @ flat(self.h[start:end])
+            dws_db += flat(self.drive[start:end]).T @ delta
         self.gradients["ws"][:, 0], self.gradients["b"][:] = dws_db
         self.gradients["xInit"][:] = (product * (1 - self.h[0] ** 2)).T
 
@@ -159,19 +141,17 @@ class FlossingAdjoint:
         self.N, self.Tp, self.nLE, self.Lwnt = N, Tp, nLE, float(Lwnt)
         self.dtype = np.dtype(dtype)
         self.first_length = FIRST_LENGTH if self.dtype == np.float32 else 1
-        self.transient = min(discarded_steps(Tp), Tp)
-        self.averaged_steps = Tp - self.transient
-        self.h = np.empty((Tp + 1, N))  # tanh of the trajectory
-        self.p = np.empty((Tp + 1, N))  # sech^2 of the trajectory
-        self.row_sums = np.empty((Tp + 1, N))  # p * dL/dp; then dL/dx
+        self.transient, self.averaged_steps = min(discarded_steps(Tp), Tp), max(Tp - discarded_steps(Tp), 0)
+        # tanh and sech^2 of the trajectory; p * dL/dp, then dL/dx
+        self.h, self.p, self.row_sums = np.empty((3, Tp + 1, N))
         self.system = np.empty((Tp + 1, nLE, N))  # Q_t at the end of a segment, inside it D_t times the one before
         self.system[0] = np.transpose(Q)
         self.steps = list(self.system)  # views, made once
         self.R = np.empty((Tp, nLE, nLE))  # R of each segment, in the upper triangle of the transpose
         self.reflectors, self.adjoint = np.empty((2, nLE, N))
-        length = min(Tp, max(1, BLOCK_BYTES // self.adjoint.nbytes))
+        length = min(Tp, max(1, BLOCK_BYTES // 8 // self.adjoint.nbytes))
         self.scaled = np.empty((length, nLE, N))  # diag(p) Abar of a block of steps
-        self.sym = np.empty((nLE, nLE))
+        self.product, self.diagonal = np.empty((nLE, nLE)), np.diag_indices(nLE)
         self.gradient_J, self.J, self.JT = np.empty((3, N, N))
         self.lwork = 64 * max(nLE, 1)  # LAPACK works in blocks only if there is room for them
         self.segments = []
@@ -185,10 +165,9 @@ class FlossingAdjoint:
             self._trajectory(s, psFlossing, xInit)
             Lspectrum = self._spectrum(self.first_length)
             error = Lspectrum - self.Lwnt
-            loss = np.mean(error**2)
             self._backward(2 * error / (self.nLE * self.averaged_steps))
             self._backward_trajectory(s)
-            return float(loss), Lspectrum.astype(self.dtype), self.gradients
+            return float(np.mean(error**2)), Lspectrum.astype(self.dtype), self.gradients
 
     def _trajectory(self, s, ps, xInit):
         x = np.empty((self.Tp + 1, self.N))
@@ -222,8 +201,7 @@ class FlossingAdjoint:
                 if condition > CONDITION_LIMIT:
                     if end - start == 1:
                         return self._spectrum(first_length=1)
-                    computed = end
-                    length = min(length, end - start - 1)
+                    computed, length = end, min(length, end - start - 1)
                     continue
             self.system[end] = self.reflectors
             dorgqr(self.steps[end].T, tau, lwork=self.lwork, overwrite_a=1)
@@ -235,33 +213,32 @@ class FlossingAdjoint:
 
     def _backward(self, w):
         """dL/dJ through the Jacobians, and the row sums."""
-        adjoint, sym, block = self.adjoint, self.sym, len(self.scaled)
+        adjoint, block = self.adjoint, len(self.scaled)
         adjoint[:] = 0
         self.gradient_J[:] = 0
         for i in reversed(range(len(self.segments))):
             start, end = self.segments[i]
             # adjoint is Qbar here, becomes Qbar + Q sym(M), then Abar
-            Q = self.steps[end]
-            np.dot(Q, adjoint.T, out=sym)  # (Qbar^T Q)^T, of which dsymm reads the lower triangle
-            np.negative(sym, out=sym)
-            if end > self.transient:
-                np.einsum("ii->i", sym)[:] += w
-            dsymm(1.0, sym.T, Q.T, 1.0, adjoint.T, side=1, lower=1, overwrite_c=1)
-            np.einsum("kn,kn->n", adjoint, Q, out=self.row_sums[end])
-            dtrsm(1.0, self.R[i].T, adjoint.T, side=1, trans_a=1, overwrite_b=1)
+            Q, w_now = self.steps[end].T, w if end > self.transient else 0
+            product = np.dot(Q.T, adjoint.T, out=self.product)
+            if self.nLE == self.N:
+                product, adjoint[:] = product - product.T, Q.T
+                product[self.diagonal] = w_now
+                dtrmm(1.0, product.T, adjoint.T, side=1, trans_a=1, overwrite_b=1)
+            else:
+                product[self.diagonal] -= w_now
+                dsymm(-1.0, product.T, Q, 1.0, adjoint.T, side=1, lower=1, overwrite_c=1)
             for t in range(end, start, -1):
-                if t < end:
-                    np.einsum("kn,kn->n", adjoint, self.steps[t], out=self.row_sums[t])
+                np.einsum("kn,kn->n", adjoint, self.steps[t], out=self.row_sums[t])
+                if t == end:
+                    dtrsm(1.0, self.R[i].T, adjoint.T, side=1, trans_a=1, overwrite_b=1)
                 place = (t - 1) % block
-                scaled = self.scaled[place]
-                np.multiply(adjoint, self.p[t], out=scaled)
-                if place == 0:  # a block is whole
-                    last = min(t - 1 + block, self.Tp)
-                    self.gradient_J += np.dot(
-                        self.scaled[: last - t + 1].reshape(-1, self.N).T, self.system[t - 1 : last].reshape(-1, self.N)
-                    )
-                if t > 1:
-                    np.dot(scaled, self.J, out=adjoint)
+                np.multiply(adjoint, self.p[t], out=self.scaled[place])
+                np.dot(self.scaled[place], self.J, out=adjoint)
+                if place == 0:  # the block is whole
+                    before = self.system[t - 1 : min(t - 1 + block, self.Tp)]
+                    scaled = flat(self.scaled[: len(before)])
+                    dgemm(1.0, flat(before).T, scaled.T, 1.0, self.gradient_J.T, trans_b=1, overwrite_c=1)
 
     def _backward_trajectory(self, s):
         delta = self.row_sums
@@ -274,11 +251,20 @@ class FlossingAdjoint:
         self.gradients["ws"][:, 0] = s @ delta
 
 
-def sech_squared(x):
-    """sech(x)^2 without overflow, to a few units in the last place also where 1 - tanh(x)^2 cancels.
+def readout(r, y):
+    """Binary cross-entropy of the logits r, whether they are right, and the derivative sigmoid(r) - y."""
+    decay = np.exp(-np.abs(r))  # of the overflow-safe sigmoid and of its logarithm
+    sigmoid = np.where(r >= 0, 1, decay) / (1 + decay)
+    losses = (1 - y) * r - np.minimum(r, 0) + np.log1p(decay)
+    return losses, (sigmoid >= 0.5) == y, sigmoid - y  # not r >= 0: the sigmoid of a tiny negative r rounds to 0.5
 
-    Measured at x = 10: relative error 1e-16, against 1e-8 of 1 - tanh(x)^2.
-    """
+
+def flat(array):  # its first two dimensions as one
+    return array.reshape(-1, array.shape[-1])
+
+
+def sech_squared(x):
+    """sech(x)^2 without overflow or cancellation. Measured at x = 10: relative error 1e-16, of 1 - tanh(x)^2 1e-8."""
     u = np.exp(-2 * np.abs(x))
     return 4 * u / (1 + u) ** 2
 
