@@ -52,7 +52,7 @@ as three steps, but a long product loses digits with the condition number of R, 
 import math
 
 import numpy as np
-from scipy.linalg.blas import dgemm, dsymm, dtrmm, dtrsm
+from scipy.linalg.blas import dgemm, dgemv, dsymm, dtrmm, dtrsm
 from scipy.linalg.lapack import dgeqrf, dorgqr, dtrcon
 
 from extras.check_parameters import discarded_steps
@@ -146,13 +146,14 @@ class FlossingAdjoint:
         self.h, self.p, self.row_sums = np.empty((3, Tp + 1, N))
         self.system = np.empty((Tp + 1, nLE, N))  # Q_t at the end of a segment, inside it D_t times the one before
         self.system[0] = np.transpose(Q)
-        self.steps = list(self.system)  # views, made once
+        self.columns = [system.T for system in self.system]  # N x nLE
         self.R = np.empty((Tp, nLE, nLE))  # R of each segment, in the upper triangle of the transpose
         self.reflectors, self.adjoint = np.empty((2, nLE, N))
         length = min(Tp, max(1, BLOCK_BYTES // 8 // self.adjoint.nbytes))
         self.scaled = np.empty((length, nLE, N))  # diag(p) Abar of a block of steps
-        self.product, self.diagonal = np.empty((nLE, nLE)), np.diag_indices(nLE)
-        self.gradient_J, self.J, self.JT = np.empty((3, N, N))
+        self.sym, self.diagonal = np.empty((nLE, nLE), order="F"), np.diag_indices(nLE)
+        self.gradient_J = np.empty((N, N), order="F")
+        self.J, self.JT = np.empty((2, N, N))
         self.lwork = 64 * max(nLE, 1)  # LAPACK works in blocks only if there is room for them
         self.segments = []
         self.gradients = {name: np.empty(shape, dtype) for name, shape in dict(ws=(N, 1), J=(N, N), b=(N,)).items()}
@@ -175,7 +176,7 @@ class FlossingAdjoint:
         x[1:] = np.multiply.outer(s, ps["ws"][:, 0]) + ps["b"]
         for x_now, h, x_next in zip(x, self.h, x[1:]):
             np.tanh(x_now, h)
-            x_next += self.J.dot(h)
+            dgemv(1.0, self.JT.T, h, 1.0, x_next, overwrite_y=1)
         np.tanh(x[-1], out=self.h[-1])
         self.p[:] = sech_squared(x)
 
@@ -188,8 +189,8 @@ class FlossingAdjoint:
             phase_end = self.transient if start < self.transient else self.Tp
             end = start + first_of_even_lengths(phase_end - start, length)
             for t in range(computed + 1, end + 1):
-                np.dot(self.steps[t - 1], self.JT, out=self.steps[t])
-                np.multiply(self.steps[t], self.p[t], out=self.steps[t])
+                dgemm(1.0, self.JT.T, self.columns[t - 1], 0.0, self.columns[t], overwrite_c=1)
+                np.multiply(self.system[t], self.p[t], out=self.system[t])
             self.reflectors[:] = self.system[end]
             _, tau, _, _ = dgeqrf(self.reflectors.T, lwork=self.lwork, overwrite_a=1)
             R = self.R[len(self.segments)]
@@ -204,7 +205,7 @@ class FlossingAdjoint:
                     computed, length = end, min(length, end - start - 1)
                     continue
             self.system[end] = self.reflectors
-            dorgqr(self.steps[end].T, tau, lwork=self.lwork, overwrite_a=1)
+            dorgqr(self.columns[end], tau, lwork=self.lwork, overwrite_a=1)
             if end > self.transient:
                 log_R += np.log(diagonal)
             self.segments.append((start, end))
@@ -213,40 +214,42 @@ class FlossingAdjoint:
 
     def _backward(self, w):
         """dL/dJ through the Jacobians, and the row sums."""
-        adjoint, block = self.adjoint, len(self.scaled)
+        adjoint, sym, block = self.adjoint, self.sym, len(self.scaled)
         adjoint[:] = 0
         self.gradient_J[:] = 0
         for i in reversed(range(len(self.segments))):
             start, end = self.segments[i]
             # adjoint is Qbar here, becomes Qbar + Q sym(M), then Abar
-            Q, w_now = self.steps[end].T, w if end > self.transient else 0
-            product = np.dot(Q.T, adjoint.T, out=self.product)
-            if self.nLE == self.N:
-                product, adjoint[:] = product - product.T, Q.T
-                product[self.diagonal] = w_now
-                dtrmm(1.0, product.T, adjoint.T, side=1, trans_a=1, overwrite_b=1)
+            Q, w_now = self.columns[end], w if end > self.transient else 0
+            if self.nLE < self.N:
+                dgemm(-1.0, adjoint.T, Q, 0.0, sym, trans_a=1, overwrite_c=1)
+                sym[self.diagonal] += w_now
+                dsymm(1.0, sym, Q, 1.0, adjoint.T, side=1, lower=1, overwrite_c=1)
             else:
-                product[self.diagonal] -= w_now
-                dsymm(-1.0, product.T, Q, 1.0, adjoint.T, side=1, lower=1, overwrite_c=1)
+                dgemm(1.0, Q, adjoint.T, 0.0, sym, trans_a=1, overwrite_c=1)
+                sym -= sym.T.copy()
+                sym[self.diagonal], adjoint[:] = w_now, Q.T
+                dtrmm(1.0, sym, adjoint.T, side=1, lower=1, overwrite_b=1)
             for t in range(end, start, -1):
-                np.einsum("kn,kn->n", adjoint, self.steps[t], out=self.row_sums[t])
+                np.einsum("kn,kn->n", adjoint, self.system[t], out=self.row_sums[t])
                 if t == end:
                     dtrsm(1.0, self.R[i].T, adjoint.T, side=1, trans_a=1, overwrite_b=1)
                 place = (t - 1) % block
-                np.multiply(adjoint, self.p[t], out=self.scaled[place])
-                np.dot(self.scaled[place], self.J, out=adjoint)
+                scaled = self.scaled[place]
+                np.multiply(adjoint, self.p[t], out=scaled)
+                dgemm(1.0, self.J.T, scaled.T, 0.0, adjoint.T, overwrite_c=1)
                 if place == 0:  # the block is whole
                     before = self.system[t - 1 : min(t - 1 + block, self.Tp)]
                     scaled = flat(self.scaled[: len(before)])
-                    dgemm(1.0, flat(before).T, scaled.T, 1.0, self.gradient_J.T, trans_b=1, overwrite_c=1)
+                    dgemm(1.0, scaled.T, flat(before).T, 1.0, self.gradient_J, trans_b=1, overwrite_c=1)
 
     def _backward_trajectory(self, s):
         delta = self.row_sums
         delta *= -2 * self.h
         for delta_t, p, delta_next in zip(delta[-2:0:-1], self.p[-2:0:-1], delta[:1:-1]):
-            delta_t += p * self.JT.dot(delta_next)
+            delta_t += p * dgemv(1.0, self.J.T, delta_next)
         delta = delta[1:]
-        self.gradients["J"][:] = self.gradient_J + delta.T @ self.h[:-1]
+        self.gradients["J"][:] = dgemm(1.0, delta.T, self.h[:-1].T, 1.0, self.gradient_J, trans_b=1, overwrite_c=1)
         self.gradients["b"][:] = delta.sum(axis=0)
         self.gradients["ws"][:, 0] = s @ delta
 
