@@ -93,7 +93,7 @@ class TrainingAdjoint:
 
     def _forward(self, s, rtarg, ps):
         """Loss and accuracy; keeps h and dL/dr, and fills the gradients of wr and offset."""
-        loss = hits = 0
+        loss = hits = doffset = 0
         self.drive[:, :, 0], self.JT[:] = s[:, 0], ps["J"].T
         JT, product, add, tanh = self.JT, self.product, np.add, np.tanh
         tanh(ps["xInit"].T, out=self.h[0])
@@ -108,13 +108,13 @@ class TrainingAdjoint:
                 losses, right, slopes = readout(states @ ps["wr"][0] + ps["offset"], np.reshape(rtarg[start:end], -1))
                 dr = np.divide(slopes, self.scored_outputs, out=flat(self.dr[start:end])[:, 0])
                 self.gradients["wr"][0] += dr @ states
-                self.gradients["offset"][0] += dr.sum()
                 loss, hits = loss + losses.sum(dtype=np.float64), hits + np.count_nonzero(right)
+                self.gradients["offset"][0] = doffset = doffset + dr.sum(dtype=np.float64)
         return float(loss / self.scored_outputs), float(hits / self.scored_outputs)
 
     def _backward(self, ps):
         J, product, multiply, add = ps["J"], self.product, np.multiply, np.add
-        dws_db = np.zeros((2, self.N), self.dtype)
+        dws_db = np.zeros((2, self.N))
         product[:] = 0  # J^T delta_{t+1}
         for start, end in reversed(self.blocks):
             h, slope, delta = self.h[start + 1 : end + 1], self.slope[: end - start], flat(self.x[: end - start])
@@ -149,10 +149,9 @@ class FlossingAdjoint:
         self.columns = [system.T for system in self.system]  # N x nLE
         self.R = np.empty((Tp, nLE, nLE))  # R of each segment, in the upper triangle of the transpose
         self.reflectors, self.adjoint = np.empty((2, nLE, N))
-        length = min(Tp, max(1, BLOCK_BYTES // 8 // self.adjoint.nbytes))
-        self.scaled = np.empty((length, nLE, N))  # diag(p) Abar of a block of steps
-        self.sym, self.diagonal = np.empty((nLE, nLE), order="F"), np.diag_indices(nLE)
-        self.gradient_J = np.empty((N, N), order="F")
+        # diag(p) Abar of a block of steps, several only where one is too small for a quick product
+        self.scaled = np.empty((min(Tp, max(1, BLOCK_BYTES // (64 * N * max(nLE, 1)))), nLE, N))
+        self.sym, self.gradient_J = np.empty((nLE, nLE), order="F"), np.empty((N, N), order="F")
         self.J, self.JT = np.empty((2, N, N))
         self.lwork = 64 * max(nLE, 1)  # LAPACK works in blocks only if there is room for them
         self.segments = []
@@ -220,24 +219,24 @@ class FlossingAdjoint:
         for i in reversed(range(len(self.segments))):
             start, end = self.segments[i]
             # adjoint is Qbar here, becomes Qbar + Q sym(M), then Abar
-            Q, w_now = self.columns[end], w if end > self.transient else 0
-            if self.nLE < self.N:
-                dgemm(-1.0, adjoint.T, Q, 0.0, sym, trans_a=1, overwrite_c=1)
-                sym[self.diagonal] += w_now
-                dsymm(1.0, sym, Q, 1.0, adjoint.T, side=1, lower=1, overwrite_c=1)
-            else:
-                dgemm(1.0, Q, adjoint.T, 0.0, sym, trans_a=1, overwrite_c=1)
+            Q = self.columns[end]
+            dgemm(-1.0, adjoint.T, Q, 0.0, sym, trans_a=1, overwrite_c=1)
+            if self.nLE == self.N:
                 sym -= sym.T.copy()
-                sym[self.diagonal], adjoint[:] = w_now, Q.T
+            if end > self.transient:
+                np.einsum("ii->i", sym)[:] += w
+            if self.nLE == self.N:
+                adjoint[:] = Q.T
                 dtrmm(1.0, sym, adjoint.T, side=1, lower=1, overwrite_b=1)
+            else:
+                dsymm(1.0, sym, Q, 1.0, adjoint.T, side=1, lower=1, overwrite_c=1)
             for t in range(end, start, -1):
                 np.einsum("kn,kn->n", adjoint, self.system[t], out=self.row_sums[t])
                 if t == end:
                     dtrsm(1.0, self.R[i].T, adjoint.T, side=1, trans_a=1, overwrite_b=1)
                 place = (t - 1) % block
-                scaled = self.scaled[place]
-                np.multiply(adjoint, self.p[t], out=scaled)
-                dgemm(1.0, self.J.T, scaled.T, 0.0, adjoint.T, overwrite_c=1)
+                np.multiply(adjoint, self.p[t], out=self.scaled[place])
+                dgemm(1.0, self.J.T, self.scaled[place].T, 0.0, adjoint.T, overwrite_c=1)
                 if place == 0:  # the block is whole
                     before = self.system[t - 1 : min(t - 1 + block, self.Tp)]
                     scaled = flat(self.scaled[: len(before)])
