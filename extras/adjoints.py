@@ -43,10 +43,9 @@ as three steps, but a long product loses digits with the condition number of R, 
   which saves more time than Float32 would. At the first README step (N = 80, nLE = 75) the error of dL/dJ, in units of its
   largest entry, is 1e-11 with one step per segment, 4e-8 with six, 5e-6 with eight, 5e-2 with twelve (Float32 with one
   step: 2e-3 by torch, 4e-3 in the original).
-- a segment counts only if LAPACK's estimate of the condition number of R stays below CONDITION_LIMIT. Otherwise it is cut
-  at an earlier step, whose product is still there. The next length is extrapolated from the growth just met.
-- a single step above the limit says that no digits can be spared: the call starts again, with a factorisation at every
-  step, as always for Float64 parameters.
+- a segment counts only if LAPACK's estimate of the condition number of R stays below CONDITION_LIMIT; else it is cut at an
+  earlier step, whose product is still there. The next length is extrapolated from the growth just met. If a single step
+  exceeds the limit, the call starts again with a factorisation at every step, as always for Float64 parameters.
 """
 
 import math
@@ -75,8 +74,7 @@ class TrainingAdjoint:
         length = min(T, max(1, BLOCK_BYTES // self.product.nbytes))
         self.blocks = [(t, min(t + length, self.first)) for t in range(0, self.first, length)]  # (first, last + 1) step
         self.blocks += [(t, min(t + length, T)) for t in range(self.first, T, length)]  # the scored ones
-        # of a block: the states, on the way back their adjoints delta; 1 - h^2
-        self.x, self.slope = np.empty((2, length, B, N), dtype)
+        self.x, self.slope = np.empty((2, length, B, N), dtype)  # of a block: states, then adjoints delta; 1 - h^2
         # views of the time slices, made once: making one takes a tenth of the time of a step
         self.h_steps, self.x_steps, self.slope_steps = list(self.h), list(self.x), list(self.slope)
         shapes = dict(ws=(N, 1), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B))
@@ -85,8 +83,7 @@ class TrainingAdjoint:
     def __call__(self, s, rtarg, ps):
         """s (T, 1, B), rtarg (T, 1, B), ps: dict of ws J wr b offset xInit -> loss, accuracy, gradients (reused)."""
         ps = {name: np.ascontiguousarray(p, self.dtype) for name, p in ps.items()}
-        for gradient in self.gradients.values():
-            gradient[:] = 0
+        self.gradients["J"][:] = self.gradients["wr"][:] = 0
         loss, accuracy = self._forward(s, rtarg, ps)
         self._backward(ps)
         return loss, accuracy, self.gradients
@@ -139,11 +136,9 @@ class FlossingAdjoint:
 
     def __init__(self, N, Tp, nLE, Q, Lwnt, dtype=np.float32):
         self.N, self.Tp, self.nLE, self.Lwnt = N, Tp, nLE, float(Lwnt)
-        self.dtype = np.dtype(dtype)
-        self.first_length = FIRST_LENGTH if self.dtype == np.float32 else 1
+        self.dtype, self.first_length = np.dtype(dtype), FIRST_LENGTH if dtype == np.float32 else 1
         self.transient, self.averaged_steps = min(discarded_steps(Tp), Tp), max(Tp - discarded_steps(Tp), 0)
-        # tanh and sech^2 of the trajectory; p * dL/dp, then dL/dx
-        self.h, self.p, self.row_sums = np.empty((3, Tp + 1, N))
+        self.h, self.p, self.row_sums = np.empty((3, Tp + 1, N))  # tanh, sech^2 of the trajectory; p * dL/dp, then dL/dx
         self.system = np.empty((Tp + 1, nLE, N))  # Q_t at the end of a segment, inside it D_t times the one before
         self.system[0] = np.transpose(Q)
         self.columns = [system.T for system in self.system]  # N x nLE
@@ -223,8 +218,7 @@ class FlossingAdjoint:
             dgemm(-1.0, adjoint.T, Q, 0.0, sym, trans_a=1, overwrite_c=1)
             if self.nLE == self.N:
                 sym -= sym.T.copy()
-            if end > self.transient:
-                np.einsum("ii->i", sym)[:] += w
+            np.einsum("ii->i", sym)[:] += w if end > self.transient else 0
             if self.nLE == self.N:
                 adjoint[:] = Q.T
                 dtrmm(1.0, sym, adjoint.T, side=1, lower=1, overwrite_b=1)
