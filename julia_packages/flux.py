@@ -45,11 +45,20 @@ class ADAM:
     def apply(self, x, d):
         b1, b2 = self.beta
         mt, vt, (b1p, b2p) = self.state.get(id(x)) or (np.zeros_like(x), np.zeros_like(x), self.beta)
-        d64 = d.astype(np.float64)
-        mt[...] = b1 * mt.astype(np.float64) + (1 - b1) * d64
-        vt[...] = b2 * vt.astype(np.float64) + (1 - b2) * d64**2
-        m, v = mt.astype(np.float64), vt.astype(np.float64)  # what was stored, not what was rounded away
-        d[...] = m / (1 - b1p) / (np.sqrt(v / (1 - b2p)) + EPSILON) * self.eta
+        m, v = mt.astype(np.float64), vt.astype(np.float64)  # and in place from here on: this takes half the time
+        m *= b1
+        m += np.multiply(d, 1 - b1, dtype=np.float64)
+        v *= b2
+        v += np.square(d, dtype=np.float64) * (1 - b2)
+        mt[...], vt[...] = m, v
+        m[...], v[...] = mt, vt  # what was stored, not what was rounded away
+        m /= 1 - b1p
+        v /= 1 - b2p
+        np.sqrt(v, out=v)
+        v += EPSILON
+        m /= v
+        m *= self.eta
+        d[...] = m
         self.state[id(x)] = (mt, vt, (b1p * b1, b2p * b2))
         return d
 
