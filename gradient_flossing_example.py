@@ -10,7 +10,8 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from extras.check_parameters import LONG_README_CALL, README_CALL, Parameters, check_parameters, nStepTransient
+from extras.check_parameters import LONG_README_CALL, README_CALL, Parameters, check_parameters, check_spectrum_call
+from extras.check_parameters import nStepTransient
 from extras.run import Run
 from gf_task05spatialXORShort import generate_input_output
 from julia_packages.flux import ADAMW, ClipNorm, DataLoader, Optimiser, logitbinarycrossentropy, update
@@ -189,10 +190,11 @@ def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
 
     s (>= Tp, S, 1), rtarg is not used, ws (N, S), J (N, N), b (N,), xInit (N, B), of which column 1 is the initial
     state; sONS: seed of the initial orthonormal system. Tensors or arrays. Returns a tensor (nLE,).
-    The first nStepTransient + ceil(Tp/10) steps are not averaged.
+    The first nStepTransient + ceil(Tp/10) steps are not averaged. ValueError if that leaves none, or nLE > N.
     """
     from julia_packages.backwards_linalg import qr
 
+    check_spectrum_call(s, J, Tp, nLE)  # D1
     s, ws, J, b, x = as_tensors(s, ws, J, b, xInit[:, 0])
     N, S = ws.shape
     nStepTransientONS = -(-Tp // 10)  # ex.jl:28-29: ceil(Tp / 10), steps during transient of ONS
@@ -275,13 +277,23 @@ def flossing_gradient_autograd(s, psFlossing, xInit, Tp, nLE, sONS, Lwnt):
 
 def training_gradient(s, rtarg, ps, firstlossidx, engine="adjoint"):
     """Loss, accuracy and gradients of one batch: s (T, S, B), rtarg (T, 1, B), ps: dict ws J wr b offset xInit."""
+    check_channels(engine, ps["ws"])
     (N, _), (T, _, B) = ps["ws"].shape, s.shape
     return training_engine(engine, N, T, B, firstlossidx)(s, rtarg, ps)
 
 
 def flossing_gradient(s, psFlossing, xInit, Tp, nLE, sONS, Lwnt, engine="adjoint"):
     """Flossing loss, spectrum (nLE,) and gradients; s (>= Tp, S, 1), psFlossing: dict ws J b, xInit (N, B)."""
+    check_channels(engine, psFlossing["ws"])
+    check_spectrum_call(s, psFlossing["J"], Tp, nLE)
     return flossing_engine(engine, len(xInit), Tp, nLE, sONS, Lwnt)(s, psFlossing, xInit)
+
+
+def check_channels(engine, ws):
+    """The hand-derived gradients have one input channel, as the task has; torch differentiates any number."""
+    S = ws.shape[1]
+    if engine == "adjoint" and S != 1:
+        raise ValueError(f"S must be 1 for engine 'adjoint' (use engine 'autograd' for more input channels), got {S}")
 
 
 def as_tensors(*arrays):

@@ -89,8 +89,7 @@ def check_parameters(parameters):
     check_optimiser(p)
     if p["IC"] not in (1, 3):
         refuse(p, "IC", "must be 1 (Gaussian J) or 3 (orthogonal J): the original defines no other J")
-    if p["nLE"] > p["N"]:
-        refuse(p, "nLE", f"must be <= N = {p['N']}: N neurons have N Lyapunov exponents")
+    check_exponents(p)
     if flosses(p):
         check_spectrum(p)
     check_input_seeds(p)
@@ -163,6 +162,11 @@ def flosses(p):
     return p["nLE"] > 0 and p["E"] > 0 and (p["Ep"] > 0 or interflossing)
 
 
+def check_exponents(p):
+    if p["nLE"] > p["N"]:
+        refuse(p, "nLE", f"must be <= N = {p['N']}: N neurons have N Lyapunov exponents")
+
+
 def check_spectrum(p):
     Tp, Ti = p["Tp"], p["Ti"]
     if Tp > Ti:
@@ -170,6 +174,15 @@ def check_spectrum(p):
     discarded = discarded_steps(Tp)
     if Tp <= discarded:
         refuse(p, "Tp", f"must be at least 13: the first 10 + ceil(Tp/10) = {discarded} steps are not averaged (NaN)")
+
+
+def check_spectrum_call(s, J, Tp, nLE):
+    """ValueError if no spectrum of nLE exponents over Tp steps can be had of the input s (T, S, 1) and J (N, N)."""
+    p = {"N": len(J), "Ti": len(s)} | {
+        name: check_integer(name, value, minimum=1) for name, value in (("Tp", Tp), ("nLE", nLE))
+    }
+    check_exponents(p)
+    check_spectrum(p)
 
 
 def discarded_steps(Tp):

@@ -54,7 +54,10 @@ def training_figure(records):
 
 def overview_figure(record):
     """One run in six panels: accuracy, loss, Lyapunov spectrum, flossing loss, gradient norms, eigenvalues of J."""
-    with new_figure(9.2) as figure:
+    heading = title(record)
+    top = 0.89 - 0.02 * heading.count("\n")
+    with new_figure(9.2, layout=None) as figure:  # placed by hand: an automatic layout takes as long as the drawing
+        figure.subplots_adjust(left=0.1, right=0.98, bottom=0.06, top=top, hspace=0.55, wspace=0.26)
         axes = figure.subplots(3, 2).ravel()
         draw_accuracy(axes[0], {"accuracy": record})
         draw_loss(axes[1], {"loss": record})
@@ -64,7 +67,7 @@ def overview_figure(record):
         draw_eigenvalues(axes[5], record)
         for ax in (*axes[:3], *axes[4:]):
             ax.legend(fontsize=8, ncols=2 if ax in axes[:3] else 4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-        figure.suptitle(title(record), fontsize=11)
+        figure.suptitle(heading, fontsize=11, y=0.985)
     return figure
 
 
@@ -133,7 +136,7 @@ def draw_spectrum(ax, record):
         colour = BLACK if i == 0 else COLOURS[i - 1]
         ax.plot(np.arange(1, len(spectrum) + 1), spectrum, color=colour, linestyle=DASHES[(i + 1) % 4], label=label)
     ax.axhline(record.parameters["Lwnt"], color=GREY, linewidth=1, zorder=0, label="target")
-    ax.set(xlabel="index $i$ of the exponent", ylabel=r"Lyapunov exponent $\lambda_i$ (1/step)")
+    ax.set(xlabel="index i of the exponent", ylabel="Lyapunov exponent λᵢ (1/step)")
 
 
 def spectra_of(record):
@@ -156,12 +159,12 @@ def spectra_of(record):
 def draw_flossing_loss(ax, record):
     if not len(record.flossing_loss):
         ax.text(0.5, 0.5, "no flossing", transform=ax.transAxes, ha="center", color=GREY)
-        ax.set(xticks=[], yticks=[], xlabel="flossing step", ylabel="flossing loss (1/step$^2$)")
+        ax.set(xticks=[], yticks=[], xlabel="flossing step", ylabel="flossing loss (1/step²)")
         return
     ax.plot(np.arange(1, len(record.flossing_loss) + 1), record.flossing_loss, color=COLOURS[0])
     for end in np.cumsum([steps for _, steps in record.flossing_blocks()])[:-1]:
         ax.axvline(end + 0.5, color=GREY, linestyle=":", linewidth=1)
-    ax.set(xlabel="flossing step (dotted: a new block)", ylabel="flossing loss (1/step$^2$)")
+    ax.set(xlabel="flossing step (dotted: a new block)", ylabel="flossing loss (1/step²)")
     plain_log_axis(ax)
 
 
@@ -171,17 +174,18 @@ def draw_gradient_norms(ax, record):
         values = np.where(record.gradient_norm[name] > 0, record.gradient_norm[name], np.nan)  # no log of 0
         ax.plot(epochs, values, color=COLOURS[i], linewidth=1, linestyle=DASHES[i % 4], label=name)
     ax.axhline(CLIP, color=GREY, linestyle="--", linewidth=1, label="clipped above")
-    ax.set(xlabel="epoch", ylabel="gradient norm", yscale="log")
+    ax.set(xlabel="epoch", ylabel="gradient norm")
+    plain_log_axis(ax)
 
 
 def draw_eigenvalues(ax, record):
     before, after = (np.linalg.eigvals(ps["J"].astype(float)) for ps in (record.initial, record.final))
     angle = np.linspace(0, 2 * np.pi, 200)
     g = record.parameters["g"]
-    ax.plot(g * np.cos(angle), g * np.sin(angle), color=GREY, linewidth=1, label="radius $g$")
+    ax.plot(g * np.cos(angle), g * np.sin(angle), color=GREY, linewidth=1, label="radius g")
     ax.plot(before.real, before.imag, "o", color=COLOURS[5], markersize=5, fillstyle="none", label="before")
     ax.plot(after.real, after.imag, ".", color=COLOURS[1], markersize=5, label="after")
-    ax.set(xlabel="real part of eigenvalue of $J$", ylabel="imaginary part")
+    ax.set(xlabel="real part of eigenvalue of J", ylabel="imaginary part")
     ax.set_aspect("equal")
 
 
@@ -202,9 +206,9 @@ def plain_log_axis(ax):
 
 
 @contextmanager
-def new_figure(height):
+def new_figure(height, layout="constrained"):
     with matplotlib.rc_context(STYLE):
-        yield Figure(figsize=(WIDTH, height), dpi=100, layout="constrained")
+        yield Figure(figsize=(WIDTH, height), dpi=100, layout=layout)
 
 
 def main():

@@ -4,7 +4,6 @@ Nothing here changes a number of the run or draws from a stream that it uses. Th
 its epochs and flossing steps, and hands each step's loss and gradients to it.
 """
 
-import math
 import signal
 import sys
 import threading

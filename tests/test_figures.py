@@ -102,7 +102,7 @@ def test_the_curves_are_the_records_numbers(records):
 
 def test_labels_have_units(records):
     labels = {ax.get_ylabel() for ax in figures.overview_figure(records["preflossing"]).axes}
-    assert {"accuracy (%)", "cross-entropy loss (nats)", "flossing loss (1/step$^2$)"} <= labels
+    assert {"accuracy (%)", "cross-entropy loss (nats)", "flossing loss (1/step²)"} <= labels
     assert any("(1/step)" in label for label in labels)
 
 

@@ -176,11 +176,22 @@ def test_the_sum_of_all_exponents_is_the_mean_log_determinant():
 
 
 def test_too_short_a_simulation_averages_over_nothing():
-    """Tp = 11 leaves 10 + 2 discarded steps and none to average; the original divides by 0, the trainer refuses."""
-    with pytest.raises(ZeroDivisionError):
-        spectrum_of(np.eye(3), Tp=11, nLE=2)
-    with pytest.raises(ValueError, match="Tp"):
-        train_rnn_flossing(**short_call(Tp=11))
+    """Tp = 11 leaves 10 + 2 discarded steps and none to average; the original divides by 0, the port refuses."""
+    ps, s, _ = random_network(N=3, T=30)
+    flossed = {name: ps[name] for name in ("ws", "J", "b")}
+    calls = [
+        lambda Tp, nLE: spectrum_of(np.eye(3), Tp, nLE),
+        lambda Tp, nLE: flossing_gradient(s, flossed, ps["xInit"], Tp, nLE, 1, 0.0),
+        lambda Tp, nLE: flossing_gradient(s, flossed, ps["xInit"], Tp, nLE, 1, 0.0, "autograd"),
+        lambda Tp, nLE: train_rnn_flossing(**short_call(N=3, Tp=Tp, nLE=nLE)),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match="^Tp = 11: must be at least 13"):
+            call(11, 2)
+        with pytest.raises(ValueError, match="^nLE = 4: must be <= N = 3"):
+            call(20, 4)
+    with pytest.raises(ValueError, match="^Tp = 31: must be <= Ti = 30"):
+        calls[1](31, 2)
 
 
 def test_qr_has_lapacks_signs_and_its_gradient_is_right(reference):
@@ -241,3 +252,25 @@ def test_when_flossing_blocks_run():
     assert epochs(Ef=1, Ep=0, Ni=2) == [2] * 2 + [3] * 2  # epoch 1: an empty block
     assert epochs(Ep=0, Ni=0) == []
     assert epochs(nLE=0) == []
+
+
+@pytest.mark.parametrize("S", [1, 2])
+def test_several_input_channels_are_differentiated_by_torch_and_refused_by_name_elsewhere(S):
+    rng = np.random.default_rng(1)
+    N, T, B, Tp, nLE = 8, 30, 2, 30, 5
+    ps = dict(ws=rng.normal(size=(N, S)), J=rng.normal(size=(N, N)) / 3, wr=rng.normal(size=(1, N)), b=rng.normal(size=N),
+              offset=np.zeros(1), xInit=rng.normal(size=(N, B)))  # fmt: skip
+    psFlossing = {name: ps[name] for name in ("ws", "J", "b")}
+    s, rtarg = rng.integers(0, 2, (T, S, B)).astype(float), rng.integers(0, 2, (T, 1, B)).astype(float)
+    calls = {
+        "training": lambda engine: training_gradient(s, rtarg, ps, 5, engine=engine),
+        "flossing": lambda engine: flossing_gradient(s[:, :, :1], psFlossing, ps["xInit"], Tp, nLE, 1, 0.0, engine=engine),
+    }
+    for call in calls.values():
+        _, _, gradients = call("autograd")
+        assert gradients["ws"].shape == (N, S) and np.abs(gradients["ws"]).min(axis=0).max() > 0
+        if S > 1:
+            with pytest.raises(ValueError, match="S must be 1 for engine 'adjoint'.*got 2"):
+                call("adjoint")
+        else:
+            np.testing.assert_allclose(call("adjoint")[2]["ws"], gradients["ws"], rtol=0, atol=1e-4 * np.abs(gradients["ws"]).max())
