@@ -74,5 +74,5 @@ def test_a_quick_benchmark_prints_its_tables():
     command = [sys.executable, ROOT / "example_code" / "experiments" / "benchmark.py", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    for row in ("| training | ours (ms) | torch (ms) |", "| flossing | ours (ms)", "| README to B 32 |", "| nLE 16 |"):
+    for row in ("| training | ours (ms) | torch (ms) |", "| flossing | ours (ms)", "| README to N 160 |", "| nLE 16 |"):
         assert row in done.stdout

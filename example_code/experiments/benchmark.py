@@ -4,26 +4,23 @@
     python example_code/experiments/benchmark.py --quick     # few sizes, to see that it works
 
 "ours" and "torch" are the trainer's engines "adjoint" and "autograd", "JAX" is a jitted value_and_grad of lax.scan, on
-the same numbers, one thread each. All sizes and engines take turns. Times are medians of processor time, which other
-processes do not lengthen (on an idle machine it is the time on the clock); the spread is the distance of the quartiles.
-As on a processor without AVX512, all three of them:
+the same numbers and one core. All sizes and engines take turns. Times are medians of processor time, which other
+processes do not lengthen; in brackets the distance of the quartiles. All three as on a processor without AVX512:
 
-    OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" ATEN_CPU_CAPABILITY=avx2 \
+    OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" ATEN_CPU_CAPABILITY=avx2
     MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 XLA_FLAGS=--xla_cpu_max_isa=AVX2
 """
 
 import argparse
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # read at the imports
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # read by the imports
 import numpy as np  # noqa: E402
 
 try:
@@ -31,20 +28,23 @@ try:
     import jax.numpy as jnp
 except ImportError:
     jax = None
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+import gradient_flossing_example as example  # noqa: E402
 from extras.check_parameters import discarded_steps  # noqa: E402
-from gradient_flossing_example import first_loss_index, flossing_engine, initial_orthonormal_system, training_engine  # noqa: E402
 
 README_SIZES = dict(N=80, T=300, B=16, Tp=55, nLE=75)  # of the README call
 SIZES = {  # what differs from them
     "training": [{}, dict(N=160), dict(N=320), dict(N=640), dict(T=1200), dict(B=128)],
     "flossing": [{}, dict(nLE=16), dict(N=160), dict(N=320, nLE=320), dict(Tp=440)],
 }
-QUICK = {"training": [{}, dict(B=32)], "flossing": [{}, dict(nLE=16)]}
-FIRST_SCORED = first_loss_index(delay=10, task=-1)
+FIRST_SCORED = example.first_loss_index(delay=10, task=-1)
 SEED = 1
+# run by a small process: a child's memory counts from its parent's on, and this process has torch and JAX loaded
+USAGE = """import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+seconds, memory = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+print(f"\\nREADME call, whole process: {seconds:.2f} s of the processor, {memory:.0f} MB")"""
 
 
 def step(kind, engine, N, T, B, Tp, nLE):
@@ -59,15 +59,15 @@ def step(kind, engine, N, T, B, Tp, nLE):
     if kind == "flossing":
         s, flossed = rng.integers(0, 2, (Tp, 1, 1)).astype(np.float32), {name: ps[name] for name in ("ws", "J", "b")}
     if engine == "JAX":
-        loss = jax_training_loss if kind == "training" else jax_flossing_loss
-        rest = (target,) if kind == "training" else (ps["xInit"], initial_orthonormal_system(SEED, N, nLE))
-        gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
-        return lambda: jax.block_until_ready(gradient(ps if kind == "training" else flossed, s, *rest))
+        loss = {"training": jax_training_loss, "flossing": jax_flossing_loss}[kind]
+        gradient, Q = jax.jit(jax.value_and_grad(loss, has_aux=True)), example.initial_orthonormal_system(SEED, N, nLE)
+        given = (ps, s, target) if kind == "training" else (flossed, s, ps["xInit"], Q)
+        return lambda: jax.block_until_ready(gradient(*given))
     engine = {"ours": "adjoint", "torch": "autograd"}[engine]
     if kind == "training":
-        gradient = training_engine(engine, N, T, B, FIRST_SCORED)
+        gradient = example.training_engine(engine, N, T, B, FIRST_SCORED)
         return lambda: gradient(s, target, ps)
-    gradient = flossing_engine(engine, N, Tp, nLE, SEED, np.float32(0))
+    gradient = example.flossing_engine(engine, N, Tp, nLE, SEED, np.float32(0))
     return lambda: gradient(s, flossed, ps["xInit"])
 
 
@@ -111,20 +111,20 @@ def measure(functions, rounds):
 
 
 def report(kind, sizes, engines, rounds):
-    """Print a table of the times, and one of the exponents of ours between neighbours that differ in one size."""
+    """Print a table of the times, and one of the exponents with which ours grows from the first of the sizes."""
     calls = [README_SIZES | size for size in sizes]
     times = measure({(i, e): step(kind, e, **call) for i, call in enumerate(calls) for e in engines}, rounds)
     ms = {key: 1e3 * np.quantile(t, [0.5, 0.25, 0.75]) for key, t in times.items()}
-    print(f"\n| {kind} | {' | '.join(f'{e} (ms)' for e in engines)} | {' | '.join(f'{e} / ours' for e in engines[1:])} |")
-    print("|---" * (2 * len(engines)) + "|")
+    header = [kind, *(f"{e} (ms)" for e in engines), *(f"{e} / ours" for e in engines[1:])]
+    print(f"\n| {' | '.join(header)} |\n{'|---' * len(header)}|")
     name = [", ".join(f"{key} {value}" for key, value in size.items()) or "README" for size in sizes]
     for i in range(len(calls)):
         cells = [f"{ms[i, e][0]:.4g} ({ms[i, e][2] - ms[i, e][1]:.1g})" for e in engines]
         cells += [f"{ms[i, e][0] / ms[i, 'ours'][0]:.2f}" for e in engines[1:]]
         print(f"| {name[i]} | {' | '.join(cells)} |")
-    print(f"\n| {kind} | exponent of time | of the arithmetic |\n|---|---|---|")
+    print(f"\n| {kind} | exponent of our time | of the arithmetic |\n|---|---|---|")
     for i, size in enumerate(sizes[1:], 1):
-        ratio = calls[i][next(iter(size))] / calls[0][next(iter(size))]
+        ratio = next(calls[i][key] / calls[0][key] for key in size)
         growth = ms[i, "ours"][0] / ms[0, "ours"][0], operations(kind, **calls[i]) / operations(kind, **calls[0])
         print(f"| README to {name[i]} | {' | '.join(f'{np.log(g) / np.log(ratio):.2f}' for g in growth)} |", flush=True)
 
@@ -133,17 +133,17 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="few sizes and rounds, no README call")
     quick = parser.parse_args(argv).quick
-    names = [line for line in open("/proc/cpuinfo") if "model name" in line] if os.path.exists("/proc/cpuinfo") else []
-    name = names[0].partition(":")[2].strip() if names else platform.processor()
+    if hasattr(os, "sched_setaffinity"):  # JAX has no other switch for one thread
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = next((line[13:] for line in cpuinfo.splitlines() if line.startswith("model name")), platform.processor())
     print(f"{name}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}")
-    for kind, sizes in (QUICK if quick else SIZES).items():
-        report(kind, sizes, ["ours", "torch", "JAX"][: 3 if jax else 2], rounds=2 if quick else 12)
+    for kind, sizes in SIZES.items():
+        report(kind, sizes[: 2 if quick else None], ["ours", "torch", "JAX"][: 3 if jax else 2], 2 if quick else 12)
     if not quick:
         with tempfile.TemporaryDirectory() as out:
-            started = time.perf_counter()
-            subprocess.run([sys.executable, ROOT / "gradient_flossing_example.py", "--out", out, "--quiet"], check=True)
-        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-        print(f"\nREADME call, whole process: {time.perf_counter() - started:.1f} s, {memory:.0f} MB")
+            call = [sys.executable, example.__file__, "--out", out, "--quiet"]
+            subprocess.run([sys.executable, "-c", USAGE, *call], check=True)
 
 
 if __name__ == "__main__":
