@@ -77,7 +77,7 @@ def train_rnn_flossing(
     # ex.jl:171-173
     startWithPreflossing = Ep > 0
     ni = run.blocks  # counter for interflossing: 0, unless the run goes on
-    with blas_threads(N), run.started(ps, opt=opt, optFlossing=optFlossing):  # ex.jl:4  # D4
+    with blas_threads(N, max(B, nLE)), run.started(ps, opt=opt, optFlossing=optFlossing):  # ex.jl:4  # D4
         for ei in run.epochs(E):
             # ex.jl:174-185
             if (ei == 1 and startWithPreflossing) or (ei % Ef == 0 and ni < Ni):  # for periodic interflossing
