@@ -1,6 +1,6 @@
 """How long a training step, a flossing step and the README call take, against torch and JAX, and how the time grows.
 
-    python example_code/experiments/benchmark.py             # 11 sizes, about 5 minutes; JAX only if it is installed
+    python example_code/experiments/benchmark.py             # 11 sizes, about 2 minutes; JAX only if it is installed
     python example_code/experiments/benchmark.py --quick     # few sizes, to see that it works
 
 "ours" and "torch" are the trainer's engines "adjoint" and "autograd", "JAX" is a jitted value_and_grad of lax.scan, on
