@@ -97,7 +97,14 @@ def run(train, calls, name="record", figure_name=None, description=None, argv=No
     files, without suffix; argv: options, default sys.argv[1:].
     """
     parser = make_parser(calls, description)
-    options = parser.parse(sys.argv[1:] if argv is None else argv)
+    try:
+        return run_parsed(train, calls, name, figure_name, parser, sys.argv[1:] if argv is None else argv)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def run_parsed(train, calls, name, figure_name, parser, argv):
+    options = parser.parse(argv)
     if len(calls) > 1 and options.call != next(iter(calls)):
         name, figure_name = f"{name}_{options.call}", f"{figure_name or name}_{options.call}"
     path, partial = options.out / f"{name}.npz", options.out / f"{name}_partial.npz"
@@ -112,9 +119,7 @@ def run(train, calls, name="record", figure_name=None, description=None, argv=No
     except OSError as error:
         raise SystemExit(f"{parser.prog}: error: --out {options.out}: {error}") from None
     try:
-        record = train(
-            *parameters, engine=options.engine, progress=not options.quiet, checkpoint=options.checkpoint
-        )
+        record = train(*parameters, engine=options.engine, progress=not options.quiet, checkpoint=options.checkpoint)
         if record.interrupted:
             print(f"the run so far: {save(record, partial)}", file=sys.stderr)
             raise SystemExit(130)
@@ -123,8 +128,6 @@ def run(train, calls, name="record", figure_name=None, description=None, argv=No
         raise SystemExit(f"{parser.prog}: stopped: {error}{kept}") from None
     except ValueError as error:
         parser.error(str(error))
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
     say = (lambda *args: None) if options.quiet else print
     if len(record.loss):
         say(f"(addition) final loss {record.loss[-1]:.4f}, final accuracy {100 * record.accuracy[-1]:.2f} %")

@@ -1,12 +1,14 @@
 """The command line: every parameter by its name, clear refusals, and the files that it leaves."""
 
 import inspect
+import signal
 import subprocess
 import sys
 
 import pytest
 
 import extras.command_line
+import extras.record
 from extras.check_parameters import LONG_README_CALL, PARAMETERS, README_CALL, Parameters
 from extras.command_line import join_negative_numbers, make_parser, parameters_of, run
 from extras.record import load_record
@@ -138,6 +140,21 @@ def test_a_disk_that_fills_up_at_the_end_leaves_the_record_elsewhere(tmp_path, m
         command([], tmp_path / "out")
     (rescued,) = tmp_path.glob("record_*.npz")
     assert len(load_record(rescued).loss) == 6
+
+
+def test_ctrl_c_pressed_twice_during_the_last_save_ends_with_the_file_and_status_130(tmp_path, capsys, monkeypatch):
+    right = extras.record.os.fsync
+
+    def pressing(descriptor):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        return right(descriptor)
+
+    monkeypatch.setattr(extras.command_line, "probe", lambda path: monkeypatch.setattr(extras.record.os, "fsync", pressing))
+    with pytest.raises(SystemExit) as ended:
+        command([], tmp_path)
+    assert ended.value.code == 130 and capsys.readouterr().err == ""
+    assert len(load_record(tmp_path / "record.npz").loss) == 6 and len(list(tmp_path.iterdir())) == 1
 
 
 def test_show_without_a_display_says_so(tmp_path, capsys):
