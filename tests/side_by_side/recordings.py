@@ -1,0 +1,159 @@
+"""Recordings of the original, and runs of the port brought to the names of the recordings.
+
+A recording is a dict of arrays in Julia's shapes: a[i-1, j-1] here is a[i, j] there. Its names are explained in
+tests/side_by_side/README.md; "julia_arguments" is text.
+"""
+
+import re
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import gradient_flossing_example as port
+from extras.check_parameters import Parameters
+from extras.record import FLOSSED, TRAINED, NonFiniteError
+from julia_packages.random import MersenneTwister
+
+REFERENCE = ROOT / "tests" / "reference"
+
+
+def read_recording(path):
+    """Dict of arrays from a folder that record_original.jl wrote, or from an .npz as in tests/reference."""
+    path = Path(path)
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    recording = {}
+    for line in (path / "manifest.txt").read_text().splitlines():
+        if line.startswith("#"):
+            key, _, value = line[1:].partition(":")
+            if key.strip() == "julia_arguments":
+                recording["julia_arguments"] = np.array(value.strip())
+            continue
+        name, eltype, sizes = line.split()
+        shape = tuple(int(size) for size in sizes.split(","))
+        recording[name] = np.fromfile(path / f"{name}.bin", eltype.lower()).reshape(shape, order="F")
+    return recording
+
+
+def read_arguments(recording):
+    """The 33 arguments of a recording (Parameters); a Julia Float32 such as 0.001f0 keeps its Float32 value."""
+
+    def number(literal):
+        if re.fullmatch(r"[+-]?\d+", literal):
+            return int(literal)
+        if "f" in literal:
+            return float(np.float32(literal.replace("f", "e")))
+        return float(literal)
+
+    arguments = [number(literal.strip()) for literal in str(recording["julia_arguments"]).strip("() \n").split(",")]
+    if len(arguments) != len(Parameters._fields):
+        raise ValueError(f"{len(arguments)} arguments in the recording, expected {len(Parameters._fields)}")
+    return Parameters(*arguments)
+
+
+@contextmanager
+def patched(**functions):
+    """Within the block the port's module uses these functions instead of its own ones of the same names."""
+    own = {name: getattr(port, name) for name in functions}
+    vars(port).update(functions)
+    try:
+        yield
+    finally:
+        vars(port).update(own)
+
+
+def run_port(arguments, engine="adjoint"):
+    """A run of the port with its own engines, and the first batch of each kind that it trained and flossed with."""
+    batches = {}
+
+    def watched(engines, names):
+        def make(*settings):
+            gradient = engines(*settings)
+
+            def call(*batch_and_parameters):
+                for name, batch in zip(names, batch_and_parameters):
+                    batches.setdefault(name, np.array(batch))
+                return gradient(*batch_and_parameters)
+
+            return call
+
+        return make
+
+    training = watched(port.training_engine, ("train1_s", "train1_r"))
+    flossing = watched(port.flossing_engine, ("floss1_s",))
+    with patched(training_engine=training, flossing_engine=flossing):
+        return run(arguments, engine) | batches
+
+
+def run_with_noise(arguments, seed, flossing_units=1.0):
+    """A run of the port with the noise that Float32 makes at every step, of training and of flossing.
+
+    Before each gradient every entry of the parameters moves by one unit in the last place, up or down at random, for
+    this one evaluation; so do those of the initial state's relaxation and of an orthogonal J's QR. Training takes
+    the default engine, which is Float32, and flossing the formulae in Float32: in the default engine, which is
+    Float64 there, such a change does less than the original's rounding. flossing_units: how many units for flossing.
+    """
+    rng = np.random.default_rng(seed)
+    own_training, own_flossing, own_relax_ic = port.training_engine, port.flossing_engine, port.relax_ic
+
+    def training_engine(_, *settings):
+        gradient = own_training("adjoint", *settings)
+        return lambda s, rtarg, ps: gradient(s, rtarg, last_bits_changed(ps, rng))
+
+    def flossing_engine(_, *settings):
+        gradient = own_flossing("autograd", *settings)
+
+        def call(s, ps, xInit):
+            return gradient(s, last_bits_changed(ps, rng, flossing_units), last_bit_changed(xInit, rng, flossing_units))
+
+        return call
+
+    def relax_ic(sIC, steps, J, b, B):
+        return own_relax_ic(sIC, steps, last_bit_changed(J, rng), last_bit_changed(b, rng), B)
+
+    initial = {"J": orthogonal_coupling(arguments, lambda A: last_bit_changed(A, rng))} if arguments.IC == 3 else None
+    with patched(training_engine=training_engine, flossing_engine=flossing_engine, relax_ic=relax_ic):
+        return run(arguments, "adjoint", initial)
+
+
+def orthogonal_coupling(arguments, change):
+    """J of IC = 3, from the QR of change(A), where A is the Gaussian matrix that the trainer draws."""
+    rng = MersenneTwister(arguments.sNet)
+    rng.randn_float32(arguments.N, arguments.S), rng.randn_float32(1, arguments.N), rng.rand_float32(arguments.N)
+    A = np.float32(arguments.g) * rng.randn_float32(arguments.N, arguments.N) / np.float32(np.sqrt(arguments.N))
+    Q = np.linalg.qr(change(A))[0]
+    return Q.dtype.type(np.float32(arguments.g)) * Q
+
+
+def run(arguments, engine, initial=None):
+    """A run of the port as a dict under the recordings' names; what it did before a loss or gradient was not finite."""
+    try:
+        record = port.train_rnn_flossing(*arguments, engine=engine, progress=False, initial=initial)
+    except NonFiniteError as error:
+        record = error.record
+    names = {"loss": record.loss, "accuracy": record.accuracy}
+    names["gradnorm"] = np.array([record.gradient_norm[name] for name in TRAINED])
+    if len(record.flossing_loss):
+        names["floss_loss"], names["floss_spectrum"] = record.flossing_loss, record.lyapunov_spectrum.T
+        names["floss_gradnorm"] = np.array([record.flossing_gradient_norm[name] for name in FLOSSED])
+    for name in TRAINED:
+        names[f"init_{name}"], names[f"final_{name}"] = record.initial[name], record.final[name]
+    return names
+
+
+def last_bit_changed(x, rng, units=1.0):
+    """x (Float32) with every entry changed by one unit in the last place (or so many), up or down at random."""
+    x = np.asarray(x, np.float32)
+    sign = 2.0 * rng.integers(0, 2, x.shape, np.int8) - 1
+    return (x + units * sign * np.spacing(np.abs(x)).astype(np.float64)).astype(np.float32)
+
+
+def last_bits_changed(ps, rng, units=1.0):
+    return {name: last_bit_changed(x, rng, units) for name, x in ps.items()}
