@@ -2,298 +2,276 @@
 
     python tests/side_by_side/compare_with_original.py                      the recordings in tests/reference
     python tests/side_by_side/compare_with_original.py FOLDER               what record_original.jl wrote
-    python tests/side_by_side/compare_with_original.py RUN.npz --drift 8    one recording, and the port's drift
+    python tests/side_by_side/compare_with_original.py RUN.npz --second FOLDER_OR_NPZ
 
-Prints a ladder, from the task data up to the whole run: the largest absolute difference, the largest
-difference relative to the largest recorded entry, what is expected (tolerances.py) and the verdict. The first
-rung that fails is where to look. Draws losses, accuracies and their difference to out/side_by_side_<case>.png.
-
---second: another recording of the same call, to see how far the original is from itself.
---drift n: n runs of the port from an initial J changed by one unit in the last place; the recording has to lie
-in their band. Exit status 0 only if every judged quantity is as expected.
+Prints a ladder, from the task data up to the whole run: the difference of each quantity, its limit and the verdict: ok,
+not judged (with the reason) or WRONG. The first rung with a WRONG is where to look. Limits are computed here, from the
+case itself (limits.py). Draws losses and their differences to out/. --second: another recording of the same call, to
+see how far the original is from itself. Exit status 1 if anything is WRONG, else 0; 2 if there is nothing to compare.
 """
 
 import argparse
-import re
+import os
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-import gradient_flossing_example as port
+from extras.record import FLOSSED, TRAINED
+from gradient_flossing_example import first_loss_index
 from gf_task05spatialXORShort import generate_input_output
 from julia_packages import flux
-from tests.side_by_side import tolerances
-from tests.side_by_side.tolerances import FLOSSED, TRAINED, Quantity, distance, entry
+from tests.side_by_side import limits
+from tests.side_by_side.limits import FLOSSING_FACTOR, OK, RUN_FACTOR, STEP_FACTOR, WRONG, Series, equal, not_judged, within
+from tests.side_by_side.recordings import REFERENCE, read_arguments, read_recording, run_port
 
-REFERENCE = ROOT / "tests" / "reference"
-CASES = ("readme_seed1", "no_flossing", "preflossing", "copy_small", "orthogonal_parity4")
-PARAMETERS = (
-    "N E Ef Ei Ep Ni B S T Tp Ti sIC sIn sNet sONS lr b1 b2 IC g gbar I1 delay wsS wsM wrS wrM bS bM nLE task intype Lwnt"
-).split()
-
-# --- the original -------------------------------------------------------------------------------
-
-
-def read_recording(path):
-    """Dict of arrays from an .npz of tests/reference or from a folder that record_original.jl wrote.
-
-    Arrays have Julia's shapes: a[i-1, j-1] here is a[i, j] there. "julia_arguments" is text.
-    """
-    path = Path(path)
-    if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return dict(arrays)
-    recording = {}
-    for line in (path / "manifest.txt").read_text().splitlines():
-        if line.startswith("#"):
-            key, _, value = line[1:].partition(":")
-            if key.strip() == "julia_arguments":
-                recording["julia_arguments"] = np.array(value.strip())
-            continue
-        name, eltype, sizes = line.split()
-        shape = tuple(int(size) for size in sizes.split(","))
-        data = np.fromfile(path / f"{name}.bin", dtype=eltype.lower())
-        recording[name] = data.reshape(shape, order="F")
-    return recording
-
-
-def read_arguments(text):
-    """The 33 arguments of a recording as Python numbers; a Julia Float32 keeps its Float32 value."""
-
-    def number(literal):
-        if re.fullmatch(r"[+-]?\d+", literal):
-            return int(literal)
-        if "f" in literal:
-            return float(np.float32(literal.replace("f", "e")))
-        return float(literal)
-
-    arguments = [number(literal.strip()) for literal in str(text).strip("() \n").split(",")]
-    if len(arguments) != len(PARAMETERS):
-        raise ValueError(f"{len(arguments)} arguments in the recording, expected {len(PARAMETERS)}")
-    return arguments
-
-
-def known_case(arguments):
-    """Name of the recording in tests/reference that has these arguments, or None."""
-    for case in CASES:
-        if read_arguments(read_recording(REFERENCE / f"run_{case}.npz")["julia_arguments"]) == arguments:
-            return case
-    return None
-
-
-def shortened(arguments, epochs):
-    """Arguments of a run whose epochs are the first ones of the given call; at most `epochs` of them.
-
-    The seed of an epoch's batch is E * sIn + ei, so that E may only be exchanged for a divisor of E * sIn.
-    """
-    E, sIn = arguments[1], arguments[12]
-    if epochs is None or epochs >= E:
-        return list(arguments)
-    new_E = max(n for n in range(1, epochs + 1) if (E * sIn) % n == 0)
-    changed = list(arguments)
-    changed[1], changed[12] = new_E, E * sIn // new_E
-    return changed
-
-
-def cut_to(recording, epochs, steps):
-    """The recording's first epochs and flossing steps."""
-    lengths = {"loss": epochs, "accuracy": epochs, "gradnorm": epochs, "svdJ": epochs, "svdxInit": epochs}
-    lengths |= {"floss_loss": steps, "floss_spectrum": steps, "floss_gradnorm": steps}
-    return {name: array[..., : lengths[name]] if name in lengths else array for name, array in recording.items()}
-
-
-# --- the port, under the names of the recordings ------------------------------------------------
-
-
-@contextmanager
-def first_batches():
-    """Dict that gets the first batch the trainer takes a "training" and a "flossing" gradient of, seen from outside."""
-    seen = {}
-
-    def watched(kind, make_engine):
-        def make(*args):
-            gradient = make_engine(*args)
-
-            def call(*batch_and_parameters):
-                seen.setdefault(kind, [np.array(arg) for arg in batch_and_parameters if isinstance(arg, np.ndarray)])
-                return gradient(*batch_and_parameters)
-
-            return call
-
-        return make
-
-    engines = port.training_engine, port.flossing_engine
-    port.training_engine, port.flossing_engine = watched("training", engines[0]), watched("flossing", engines[1])
-    try:
-        yield seen
-    finally:
-        port.training_engine, port.flossing_engine = engines
-
-
-def run_port(arguments, engine, initial=None):
-    """One run of the port, as a dict under the recordings' names."""
-    with first_batches() as seen:
-        record = port.train_rnn_flossing(*arguments, engine=engine, progress=False, initial=initial)
-    run = {"loss": record.loss, "accuracy": record.accuracy}
-    run["train1_s"], run["train1_r"] = seen["training"]
-    if "flossing" in seen:
-        run["floss1_s"] = seen["flossing"][0]
-        run["floss_loss"], run["floss_spectrum"] = record.flossing_loss, record.lyapunov_spectrum.T
-    for name in TRAINED:
-        run[f"init_{name}"], run[f"final_{name}"] = record.initial[name], record.final[name]
-    return run
-
-
-def at_recorded_parameters(recording, arguments, engine):
-    """What the port computes from the recording's own parameters and batches: one step, no drift."""
-    a = dict(zip(PARAMETERS, arguments))
-    found = {}
-    found["s0"], found["r0"] = generate_input_output(*(a[name] for name in ("B", "T", "sIn", "S", "I1", "delay", "task")))
-
-    firstlossidx = port.first_loss_index(a["delay"], a["task"])
-    ps = {name: recording[f"train1_param_{name}"].copy() for name in TRAINED}
-    loss, _, gs = port.training_gradient(recording["train1_s"], recording["train1_r"], ps, firstlossidx, engine)
-    found["loss_at_train1"] = np.array([loss])
-    found |= {f"train1_grad_{name}": np.array(gs[name]) for name in TRAINED}
-
-    opt = flux.Optimiser(flux.ClipNorm(0.03), flux.ADAMW(a["lr"], (a["b1"], a["b2"]), 0))
-    gs = {name: recording[f"train1_grad_{name}"].copy() for name in TRAINED}
-    flux.update(opt, ps, gs)  # leaves the step in gs, as Flux does
-    for name in ("J", "xInit"):
-        found[f"svd{name}"] = np.linalg.svd(gs[name], compute_uv=False)[:, None]
-
-    if "floss1_s" in recording:
-        ps = {name: recording[f"init_{name}"].copy() for name in FLOSSED}
-        settings = (a[name] for name in ("Tp", "nLE", "sONS", "Lwnt"))
-        loss, _, gs = port.flossing_gradient(recording["floss1_s"], ps, recording["init_xInit"], *settings, engine)
-        found["loss_at_floss1"] = np.array([loss])
-        found |= {f"floss1_grad_{name}": np.array(gs[name]) for name in FLOSSED}
-    return found
-
-
-# --- the ladder ---------------------------------------------------------------------------------
+WHY = {
+    "task data": "the same generators: bits, not rounding (difference: how many entries)",
+    "initial weights": "the same draws; J of IC 3 passes a QR, xInit 100 steps of Float32 products",
+    "first loss": "at the recorded parameters and batch",
+    "first gradient": "at the same parameters, before clipping",
+    "first update": "singular values of the clipped ADAM step that the recorded gradient gives",
+    "first flossing step": "a chain of QRs, at the recorded parameters",
+    "whole run": f"limit: {RUN_FACTOR} times what {limits.NOISY_RUNS} runs of the port with Float32's noise are apart",
+}
 
 
 class Comparison:
     """One recording and one run of the port.
 
-    lines: (quantity, absolute difference, relative difference, passed: True, False or None) each.
-    port, original: the two as dicts under the recordings' names; arguments: the 33 that the port ran with.
+    lines: the ladder (limits.Line). port, recorded: dicts under the recordings' names; runs: the noisy runs of the
+    port. jobs: processes for these; None: whole runs are not compared. report(done): called after each noisy run.
     """
 
-    def __init__(self, recording, engine="adjoint", epochs=None, drift=0):
-        arguments = read_arguments(recording["julia_arguments"])
-        self.case = known_case(arguments)
-        self.arguments = shortened(arguments, epochs)
-        self.whole = self.arguments == arguments
-        at_recorded = at_recorded_parameters(recording, arguments, engine)
-        self.port = run_port(self.arguments, engine) | at_recorded
-        self.original = cut_to(recording, len(self.port["loss"]), len(self.port.get("floss_loss", [])))
-        self.original["loss_at_train1"] = recording["loss"]
-        self.original["loss_at_floss1"] = recording.get("floss_loss")
-        self.lines = [self.judged(quantity) for quantity in self.quantities(*arguments[18:20])]
-        changed = (last_bit_changed(self.port["init_J"], seed) for seed in range(drift))
-        self.drift_runs = [run_port(self.arguments, engine, {"J": J}) for J in changed]
-        self.lines += self.drift_lines() if drift else []
+    def __init__(self, recorded, engine="adjoint", jobs=1, report=lambda done: None):
+        self.recorded, self.engine = recorded, engine
+        self.arguments = read_arguments(recorded)
+        self.port = run_port(self.arguments, engine)
+        self.flossing_noise, self.runs, self.errors = 1.0, [], {}
+        self.lines = [*self.task_data(), *self.initial_weights(), *self.first_steps()]
+        if jobs is not None:
+            self.runs = limits.noisy_runs(self.arguments, self.flossing_noise, jobs, report)
+            self.lines += self.whole_run()
 
-    def quantities(self, IC, g):
-        quantities = tolerances.ladder(IC, g, self.case) + tolerances.WHOLE_RUN.get(self.case, tolerances.OTHER_CALL)
-        with_flossing = "floss1_s" in self.original and "floss1_s" in self.port
-        for quantity in quantities:
-            if (with_flossing or "floss" not in quantity.rung + quantity.name) and (self.whole or not quantity.whole_run):
-                yield quantity
+    def task_data(self):
+        a = self.arguments
+        s0, r0 = generate_input_output(a.B, a.T, a.sIn, a.S, a.I1, a.delay, a.task)
+        ours = self.port | {"s0": s0, "r0": r0}
+        for name in ("s0", "r0", "train1_s", "train1_r", "floss1_s"):
+            if name in self.recorded:
+                yield equal("task data", name, ours.get(name), self.recorded[name])
 
-    def judged(self, quantity):
-        return judge(quantity, quantity.of(self.port), quantity.of(self.original))
+    def initial_weights(self):
+        rung, recorded, ours = "initial weights", self.recorded, self.port
+        for name in TRAINED:
+            if f"init_{name}" not in recorded:
+                yield not_judged(rung, name, "not in the recording")
+                continue
+            pair = ours[f"init_{name}"], recorded[f"init_{name}"]
+            if name == "xInit":
+                known = limits.initial_state(self.arguments, recorded["init_J"], recorded["init_b"])
+            elif name == "J" and self.arguments.IC == 3:
+                known = limits.orthogonal_J(self.arguments)
+            else:
+                yield equal(rung, name, *pair)
+                continue
+            yield within(rung, name, *pair, known.scale, STEP_FACTOR * known.error)
 
-    def drift_lines(self):
-        """Does the recording lie in the band of the drift runs? Shown: its largest distance from the bare band."""
-        for name in ("loss", "accuracy"):
-            low, high = self.band(name)
-            recorded = self.original[name]
-            quantity = Quantity("drift", f"{name}: outside the band", entry(name), tolerances.Band(low, high))
-            yield judge(quantity, np.clip(recorded, low, high), recorded)
+    def first_steps(self):
+        recorded = self.recorded
+        if "train1_s" in recorded:
+            ps = {name: recorded[f"train1_param_{name}"] for name in TRAINED}
+            ours, known = limits.training_step(self.arguments, recorded["train1_s"], recorded["train1_r"], ps, self.engine)
+            yield self.one_step("first loss", "loss", ours["loss"], recorded["loss"][0], known["loss"])
+            for name in TRAINED:
+                yield self.one_step("first gradient", name, ours[name], recorded[f"train1_grad_{name}"], known[name])
+            yield from self.first_update()
+        if "floss1_s" not in recorded:
+            return
+        ps, why_not = self.first_flossing_parameters()
+        if ps is None:
+            yield not_judged("first flossing step", "all of it", why_not)
+            return
+        ours, known = limits.flossing_step(self.arguments, recorded["floss1_s"], ps, self.engine)
+        theirs = {name: recorded[f"floss1_grad_{name}"] for name in FLOSSED}
+        theirs |= {"loss": recorded["floss_loss"][0], "spectrum": recorded["floss_spectrum"][:, 0]}
+        for name in ("loss", "spectrum", *FLOSSED):
+            yield self.one_step("first flossing step", name, ours[name], theirs[name], known[name])
+        # how much noisier this recording is than the port in Float32, for the noisy runs
+        errors = [limits.norm(theirs[name] - known[name].exact) / (known[name].scale or 1) for name in FLOSSED]
+        ratios = [error / known[name].error for name, error in zip(FLOSSED, errors) if known[name].error]
+        self.flossing_noise = float(np.clip(max(ratios, default=1.0), 1.0, FLOSSING_FACTOR))
 
-    def band(self, name):
-        """Lowest and highest value of the port's runs, the undisturbed one among them, at each epoch: two arrays (E,)."""
-        runs = np.array([self.port[name]] + [run[name] for run in self.drift_runs])
-        return runs.min(axis=0), runs.max(axis=0)
+    def one_step(self, rung, name, ours, theirs, known):
+        factor = FLOSSING_FACTOR if rung == "first flossing step" else STEP_FACTOR
+        self.errors[f"{rung}, {name}"] = factor / RUN_FACTOR * known.error
+        return within(rung, name, ours, theirs, known.scale, factor * known.error)
+
+    def first_update(self):
+        """Singular values that the original takes after update!, when gs holds the step."""
+        a, recorded = self.arguments, self.recorded
+        ps = {name: recorded[f"train1_param_{name}"].astype(np.float32) for name in TRAINED}
+        gs = {name: recorded[f"train1_grad_{name}"].copy() for name in TRAINED}
+        opt = flux.Optimiser(flux.ClipNorm(0.03), flux.ADAMW(np.float32(a.lr), (a.b1, a.b2), 0))
+        flux.update(opt, ps, gs)
+        for name in ("J", "xInit"):
+            ours, theirs = np.linalg.svd(gs[name], compute_uv=False), recorded[f"svd{name}"][:, 0]
+            # ADAM's two moments are stored in Float32: an entry of the step has two units in its last place
+            yield within("first update", name, ours, theirs, limits.norm(gs[name]), 2 * np.finfo(np.float32).eps)
+
+    def first_flossing_parameters(self):
+        """({ws, J, b, xInit} before the first flossing step, None), or (None, why they are not known)."""
+        recorded = self.recorded
+        names = (*FLOSSED, "xInit")
+        if all(f"floss1_param_{name}" in recorded for name in names):
+            return {name: recorded[f"floss1_param_{name}"] for name in names}, None
+        if self.arguments.Ep > 0:  # nothing has changed them yet
+            if "init_xInit" not in recorded:
+                return None, "the initial parameters are not in the recording"
+            return {name: recorded[f"init_{name}"] for name in names}, None
+        return None, "training had begun, and the parameters then are not in the recording (floss1_param_*)"
+
+    def whole_run(self):
+        rung, pair = "whole run", (self.port, self.recorded)
+        for series in self.series():
+            yield limits.along(rung, series, *pair, self.runs)
+        yield limits.shift(rung, *pair, self.runs)
+        flosses = ["floss_loss" in run for run in pair]
+        if any(flosses) and not all(flosses):
+            yield limits.Line(rung, "flossing", np.inf, 0, WRONG, "only one of the two flosses")
+        if len(self.port["loss"]) < self.arguments.E:
+            yield not_judged(rung, "the end", "the port stopped: a loss, spectrum or gradient is not finite")
+            return
+        for name in TRAINED:
+            if f"final_{name}" in self.recorded:
+                yield limits.at_the_end(rung, name, *pair, self.runs)
+
+    def series(self):
+        """What is compared at every step of a run; relative quantities by their logarithms."""
+        a, error = self.arguments, lambda name: self.errors.get(name, 0.0)
+        loss = error("first loss, loss") * np.max(self.port["loss"], initial=0.0)
+        yield Series("losses", "epochs", lambda run: run["loss"], loss)
+        one_answer = 1 / (a.B * (a.T - first_loss_index(a.delay, a.task) + 1))
+        yield Series("accuracies", "epochs", lambda run: run["accuracy"], one_answer)
+        for i, name in enumerate(TRAINED):
+            of = lambda run, i=i: logarithm(run["gradnorm"][i])
+            yield Series(f"log gradient of {name}", "epochs", of, error(f"first gradient, {name}"))
+        if "floss_loss" in self.recorded and "floss_loss" in self.port:
+            of = lambda run: logarithm(run["floss_loss"])
+            yield Series("log flossing losses", "steps", of, error("first flossing step, loss"))
+            for i, name in enumerate(FLOSSED):
+                of = lambda run, i=i: logarithm(run["floss_gradnorm"][i])
+                yield Series(f"log flossing grad. {name}", "steps", of, error(f"first flossing step, {name}"))
 
     @property
     def passed(self):
-        return all(verdict is not False for *_, verdict in self.lines)
+        return not self.wrong_rungs
 
     @property
-    def failed_rungs(self):
-        """Rungs with a failure, in the order of the ladder."""
-        return list(dict.fromkeys(quantity.rung for quantity, *_, verdict in self.lines if verdict is False))
+    def wrong_rungs(self):
+        """Rungs with a WRONG, in the order of the ladder."""
+        return list(dict.fromkeys(line.rung for line in self.lines if line.verdict == WRONG))
+
+    def line(self, rung, name):
+        return next((line for line in self.lines if (line.rung, line.name) == (rung, name)), None)
+
+    def judged_epochs(self):
+        """Epochs up to which the losses are judged: before the noisy runs part."""
+        return next(self.series()).judged_steps(self.port, self.runs) if self.runs else 0
 
     def table(self):
-        text, rung = [f"{'':28}{'largest difference':^24}", f"{'':28}{'absolute':>10}{'relative':>12}  {'expected':34}verdict"], None
-        for quantity, absolute, relative, verdict in self.lines:
-            if quantity.rung != rung:
-                rung = quantity.rung
-                text += [f"{rung}: {tolerances.WHY[rung]}"]
-            expected = "not judged: drift" if quantity.tolerance is None else str(quantity.tolerance)
-            word = {None: "", True: "ok", False: "DIFFERENT"}[verdict]
-            text += [f"  {quantity.name:26}{absolute:10.2g}{relative:12.2g}  {expected:34}{word}".rstrip()]
+        text, rung = [f"{'':28}{'difference':>11}{'limit':>10}  verdict"], None
+        for line in self.lines:
+            if line.rung != rung:
+                rung = line.rung
+                text += [f"{rung}: {WHY[rung]}"]
+            note = f" ({line.note})" if line.note else ""
+            text += [f"  {line.name:26}{number(line.difference):>11}{number(line.limit):>10}  {line.verdict}{note}"]
         return "\n".join(text)
 
+    def summary(self):
+        """One sentence: what was shown."""
+        if self.wrong_rungs:
+            where = ", ".join(f"{line.rung} ({line.name})" for line in self.lines if line.verdict == WRONG)
+            return f"WRONG, where the difference is beyond the limit: {where}."
+        judged = [line for line in self.lines if line.verdict == OK]
+        steps = [rung for rung in dict.fromkeys(line.rung for line in judged) if rung != "whole run"]
+        epochs, E = self.judged_epochs(), len(self.recorded["loss"])
+        if not self.runs or E == 0:
+            run = "no whole run was compared"
+        elif epochs == E:
+            run = f"the losses of all {E} epochs are as near as runs of the port are to each other"
+        else:
+            run = f"the losses of {epochs} of {E} epochs are as near as runs of the port are to each other"
+            run += ", after which these part and nothing can be said"
+        left = sum(line.verdict not in (OK, WRONG) for line in self.lines)
+        return (
+            f"Shown: {', '.join(steps)} agree to the bit or to Float32's rounding; {run}"
+            f" ({len(judged)} quantities ok, {left} not judged)."
+        )
 
-def judge(quantity, ours, original):
-    """(quantity, largest absolute difference, the same relative to the largest entry, True or False or None)."""
-    original = np.asarray(original)
-    absolute = np.max(distance(ours, original))
-    largest = np.nanmax(np.abs(original.astype(np.float64)))
-    relative = absolute / largest if largest > 0 else absolute
-    return quantity, absolute, relative, quantity.tolerance and quantity.tolerance.allows(ours, original)
+
+def logarithm(x):
+    """From 1e-30 up: Float32 loses digits of what is smaller, as its entries underflow."""
+    return np.log(np.maximum(x, 1e-30))
 
 
-def last_bit_changed(J, seed):
-    """J (N, N) with every entry moved to the next Float32, up or down at random."""
-    up = np.random.default_rng(seed).integers(0, 2, J.shape).astype(bool)
-    return np.nextafter(J, np.where(up, np.inf, -np.inf).astype(np.float32))
+def number(x):
+    return "-" if np.isnan(x) else f"{x:.2g}"
 
 
 # --- the figure ---------------------------------------------------------------------------------
 
 
 def draw(comparison, path, second=None):
-    """Losses, accuracies and their differences over the epochs."""
-    ours, original = comparison.port, comparison.original
-    epochs = np.arange(1, len(ours["loss"]) + 1)
+    """Losses, accuracies and differences over the epochs, with the noisy runs, and the limit where it judges."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    ours, recorded, runs = comparison.port, comparison.recorded, comparison.runs
     figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 8), sharex=True, layout="constrained")
     for axes, name, label in ((top, "loss", "training loss"), (middle, "accuracy", "accuracy")):
-        if comparison.drift_runs:
-            low, high = comparison.band(name)
-            label_of_band = f"port, {len(comparison.drift_runs)} runs, last bit of J changed"
-            axes.fill_between(epochs, low, high, color="0.85", label=label_of_band)
-        axes.plot(epochs, original[name], color="#0072B2", lw=2, label="original (Julia)")
+        for run in runs:
+            axes.plot(epochs(run[name]), run[name], color="0.8", lw=0.8, label=None if run is not runs[0] else
+                      f"port, {len(runs)} runs with Float32's noise")  # fmt: skip
+        axes.plot(epochs(recorded[name]), recorded[name], color="#0072B2", lw=2, label="original (Julia)")
         if second is not None:
-            axes.plot(epochs, second[name], color="#009E73", lw=1, ls=":", label="original, second run")
-        axes.plot(epochs, ours[name], color="#D55E00", lw=1, ls="--", label="port")
+            axes.plot(epochs(second[name]), second[name], color="#009E73", lw=1, ls=":", label="original, second run")
+        axes.plot(epochs(ours[name]), ours[name], color="#D55E00", lw=1, ls="--", label="port")
         axes.set_ylabel(label)
     top.legend(frameon=False)
-    smallest = 1e-8  # below the resolution of Float32: also stands for equality, which a log axis cannot show
-    bottom.semilogy(epochs, np.maximum(distance(ours["loss"], original["loss"]), smallest), color="#D55E00", label="port - original")
+
+    def difference(a, color, style, label):
+        shortest = min(len(a["loss"]), len(recorded["loss"]))
+        apart = np.abs(a["loss"][:shortest] - recorded["loss"][:shortest])
+        bottom.semilogy(epochs(apart), np.maximum(apart, 1e-8), color=color, ls=style, label=label)
+
+    difference(ours, "#D55E00", "-", "port - original")
     if second is not None:
-        own = distance(second["loss"], original["loss"])
-        bottom.semilogy(epochs, np.maximum(own, smallest), color="#009E73", ls=":", label="second run - original")
-    bottom.set(xlabel="epoch", ylabel="|difference of losses|")
+        difference(second, "#009E73", ":", "second run - original")
+    judged = comparison.judged_epochs()
+    if judged:
+        limit = next(comparison.series()).limits(runs)[:judged]
+        bottom.semilogy(epochs(limit), limit, color="k", lw=0.8, label="limit")
+    for axes in (top, middle, bottom):
+        axes.axvspan(judged + 0.5, len(recorded["loss"]) + 0.5, color="0.96", zorder=-1)
+    shaded = "shaded: not judged, the runs have parted" if judged < len(recorded["loss"]) else "all epochs judged"
+    bottom.set(xlabel=f"epoch ({shaded})", ylabel="|difference of losses|")
     bottom.legend(frameon=False)
+    top.set_title("WRONG at: " + ", ".join(comparison.wrong_rungs) if comparison.wrong_rungs else "nothing WRONG")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def epochs(series):
+    return np.arange(1, len(series) + 1)
 
 
 # --- the command --------------------------------------------------------------------------------
@@ -301,36 +279,54 @@ def draw(comparison, path, second=None):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recording", nargs="?", help="folder of record_original.jl, or an .npz of tests/reference; default: all of the latter")
+    parser.add_argument("recording", nargs="?", help="folder of record_original.jl, or an .npz; default: tests/reference")
     parser.add_argument("--second", help="another recording of the same call")
-    parser.add_argument("--drift", type=int, default=0, metavar="n", help="runs with the last bit of the initial J changed")
-    parser.add_argument("--epochs", type=int, help="only about so many epochs (the largest divisor of E * sIn up to it)")
     parser.add_argument("--engine", default="adjoint", choices=("adjoint", "autograd"))
     parser.add_argument("--out", default="out", help="folder for the figures")
     options = parser.parse_args(argv)
     if options.second and not options.recording:
         parser.error("--second needs the first recording")
-
-    paths = [options.recording] if options.recording else [REFERENCE / f"run_{case}.npz" for case in CASES]
-    passed = True
-    for path in paths:
-        recording = read_recording(path)
-        comparison = Comparison(recording, options.engine, options.epochs, options.drift)
-        name = comparison.case or "this_call"
+    paths = [Path(options.recording)] if options.recording else sorted(REFERENCE.glob("run_*.npz"))
+    try:
+        recordings = [read_recording(path) for path in paths]
         second = read_recording(options.second) if options.second else None
-        figure = Path(options.out) / f"side_by_side_{name}.png"
-        if second is not None:
-            if read_arguments(second["julia_arguments"]) != read_arguments(recording["julia_arguments"]):
-                parser.error("the second recording is of another call")
-            second = cut_to(second, len(comparison.port["loss"]), len(comparison.port.get("floss_loss", [])))
-        draw(comparison, figure, second)
-        print(f"{name}: {len(comparison.port['loss'])} epochs, engine {options.engine}")
-        print(comparison.table())
-        if second is not None:
-            print(f"the original from itself: losses {np.max(distance(second['loss'], comparison.original['loss'])):.2g}")
-        print(f"{'as expected' if comparison.passed else 'NOT as expected: ' + ', '.join(comparison.failed_rungs)}; figure: {figure}\n")
-        passed &= comparison.passed
-    return 0 if passed else 1
+        if second is not None and read_arguments(second) != read_arguments(recordings[0]):
+            parser.error("the second recording is of another call")
+        passed = [compare(path, recorded, second, options) for path, recorded in zip(paths, recordings)]
+    except (OSError, KeyError, ValueError) as error:
+        parser.error(f"{options.recording or REFERENCE}: {error}")
+    return 0 if all(passed) else 1
+
+
+def compare(path, recorded, second, options):
+    """Print and draw one comparison; whether nothing is WRONG."""
+    name = path.resolve().stem
+    show = Progress(f"{name}: {limits.NOISY_RUNS} noisy runs of the port, for the limits")
+    jobs = min(os.cpu_count() or 1, limits.NOISY_RUNS)
+    show(0)
+    comparison = Comparison(recorded, options.engine, jobs, show)
+    figure = Path(options.out) / f"side_by_side_{path.resolve().parent.name}_{name}_{options.engine}.png"
+    draw(comparison, figure, second)
+    print(f"{name}: {len(recorded['loss'])} epochs, engine {options.engine}")
+    print(comparison.table())
+    if second is not None:
+        print(f"the original from itself, losses: {np.max(np.abs(second['loss'] - recorded['loss'])):.2g} at most")
+    print(f"{comparison.summary()}\nfigure: {figure}\n", flush=True)
+    return comparison.passed
+
+
+class Progress:
+    """A line on standard error that says how many runs are done: in place on a terminal, else one line at each end."""
+
+    def __init__(self, label):
+        self.label, self.terminal = label, sys.stderr.isatty()
+
+    def __call__(self, done):
+        last = done == limits.NOISY_RUNS
+        if self.terminal:
+            print(f"\r\033[K{'' if last else f'{self.label}, {done} done'}", end="", file=sys.stderr, flush=True)
+        elif done == 0:
+            print(self.label, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

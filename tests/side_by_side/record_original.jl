@@ -1,10 +1,12 @@
 # Runs the original, unmodified, and records what it computes and throws away.
 #
-#     julia record_original.jl PATH_TO_THE_ORIGINAL OUT_FOLDER [the 33 arguments]
+#     julia record_original.jl PATH_TO_THE_ORIGINAL OUT_FOLDER [--blas-threads=N] [the 33 arguments]
 #
 # PATH_TO_THE_ORIGINAL is a copy of github.com/RainerEngelken/GradientFlossing (the folder, or the
 # example file in it), run with the packages of its packages.txt; without arguments the README call
-# is run. For tests/side_by_side/compare_with_original.py, which runs the port on the same arguments.
+# is run, and without --blas-threads with the 4 threads that the original sets. For
+# compare_with_original.py beside this file, which runs the port on the same arguments; README.md there
+# says how to install Julia and the packages.
 #
 # Nothing of the original is changed. More specific methods are added to three functions that it
 # calls: each runs the method that it hides and copies what passes through. None of them draws a
@@ -28,14 +30,26 @@ function read_number(text)
     return number
 end
 
-if length(ARGS) ∉ (2, 35)
-    println(stderr, "usage: julia record_original.jl PATH_TO_THE_ORIGINAL OUT_FOLDER [33 arguments]")
+function refuse(message)
+    println(stderr, "record_original.jl: ", message)
     exit(2)
 end
-const ORIGINAL = isdir(ARGS[1]) ? joinpath(abspath(ARGS[1]), EXAMPLE_FILE) : abspath(ARGS[1])
-const OUT_FOLDER = abspath(ARGS[2])
-const ARGUMENTS = length(ARGS) == 2 ? README_CALL : Tuple(read_number.(ARGS[3:end]))
-isfile(ORIGINAL) || error("no such file: $ORIGINAL")
+
+# From 1.7 on Random.seed! seeds another generator, and the same script draws other weights and orders.
+VERSION < v"1.7-" || refuse("Julia $VERSION draws other numbers than the original's Julia 1.6: take 1.5 or 1.6")
+
+const THREADS_OPTION = "--blas-threads="
+const OPTIONS = filter(startswith("--"), ARGS)
+const POSITIONAL = filter(!startswith("--"), ARGS)
+const BLAS_THREADS = isempty(OPTIONS) ? nothing : tryparse(Int, replace(OPTIONS[end], THREADS_OPTION => ""))
+if length(POSITIONAL) ∉ (2, 35) || !all(startswith(THREADS_OPTION), OPTIONS) || !(BLAS_THREADS isa Nothing || BLAS_THREADS > 0) ||
+        (BLAS_THREADS isa Nothing && !isempty(OPTIONS))
+    refuse("usage: julia record_original.jl PATH_TO_THE_ORIGINAL OUT_FOLDER [--blas-threads=N] [33 arguments]")
+end
+const ORIGINAL = isdir(POSITIONAL[1]) ? joinpath(abspath(POSITIONAL[1]), EXAMPLE_FILE) : abspath(POSITIONAL[1])
+const OUT_FOLDER = abspath(POSITIONAL[2])
+const ARGUMENTS = length(POSITIONAL) == 2 ? README_CALL : Tuple(read_number.(POSITIONAL[3:end]))
+isfile(ORIGINAL) || refuse("no such file: $ORIGINAL")
 
 # The task file was renamed during the original's life, in two commits: take the spelling that is there.
 function with_task_file(expression)
@@ -46,7 +60,8 @@ function with_task_file(expression)
     end
     return expression
 end
-include(with_task_file, ORIGINAL)
+include(with_task_file, ORIGINAL)           # sets BLAS to 4 threads
+BLAS_THREADS isa Int && BLAS.set_num_threads(BLAS_THREADS)
 import Flux, Zygote
 
 # --- what is recorded ---------------------------------------------------------------------------
@@ -96,12 +111,16 @@ function see_gradient(f, ps, loss, gs)
             foreach((name, g) -> keep("train1_grad_$name", g), names, gradients)
             keep("train1_s", s)
             keep("train1_r", target)
+            # flossing before training: from the state that training starts from
+            isempty(flossing_losses) || keep("floss1_param_xInit", last(collect(ps)))
         end
         push!(losses, loss)
         push!(gradient_norms, norm.(gradients))
         push!(accuracies, accuracy(ps, s, target, captured(captured(f, :loss), :firstlossidx)))
     else
         if isempty(flossing_losses)
+            foreach((name, p) -> keep("floss1_param_$name", p), names, ps)
+            haskey(final, :xInit) && keep("floss1_param_xInit", final[:xInit])
             foreach((name, g) -> keep("floss1_grad_$name", g), names, gradients)
             keep("floss1_s", s)
         end
@@ -154,6 +173,14 @@ function blas_threads()
     end
 end
 
+function blas_kernel()
+    try
+        return unsafe_string(ccall((:openblas_get_corename64_, BLAS.libblas), Cstring, ()))
+    catch
+        return "unknown"
+    end
+end
+
 function package_version(name)
     path = Base.find_package(name)
     path === nothing && return "unknown"
@@ -185,7 +212,7 @@ function write_recording(seconds)
         for package in ("Flux", "Zygote", "BackwardsLinalg", "RandomNumbers", "NNlib")
             println(io, "# ", package, ": ", package_version(package))
         end
-        println(io, "# blas: ", BLAS.vendor(), ", threads: ", blas_threads())
+        println(io, "# blas: ", BLAS.vendor(), ", kernel: ", blas_kernel(), ", threads: ", blas_threads())
         println(io, "# seconds: ", round(seconds, digits=1))
         for (name, array) in arrays
             println(io, name, " ", eltype(array), " ", join(size(array), ","))

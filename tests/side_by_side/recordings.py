@@ -92,13 +92,13 @@ def run_port(arguments, engine="adjoint"):
         return run(arguments, engine) | batches
 
 
-def run_with_noise(arguments, seed, flossing_units=1.0):
+def run_with_noise(arguments, seed, flossing_noise=1.0):
     """A run of the port with the noise that Float32 makes at every step, of training and of flossing.
 
     Before each gradient every entry of the parameters moves by one unit in the last place, up or down at random, for
     this one evaluation; so do those of the initial state's relaxation and of an orthogonal J's QR. Training takes
-    the default engine, which is Float32, and flossing the formulae in Float32: in the default engine, which is
-    Float64 there, such a change does less than the original's rounding. flossing_units: how many units for flossing.
+    the default engine, which is Float32. Flossing takes the formulae in Float32, since the default engine is
+    Float64 there; the error of its gradients is multiplied by flossing_noise, for a recording that has a larger one.
     """
     rng = np.random.default_rng(seed)
     own_training, own_flossing, own_relax_ic = port.training_engine, port.flossing_engine, port.relax_ic
@@ -108,10 +108,14 @@ def run_with_noise(arguments, seed, flossing_units=1.0):
         return lambda s, rtarg, ps: gradient(s, rtarg, last_bits_changed(ps, rng))
 
     def flossing_engine(_, *settings):
-        gradient = own_flossing("autograd", *settings)
+        gradient, float64_gradient = own_flossing("autograd", *settings), own_flossing("adjoint", *settings)
 
         def call(s, ps, xInit):
-            return gradient(s, last_bits_changed(ps, rng, flossing_units), last_bit_changed(xInit, rng, flossing_units))
+            loss, spectrum, gs = gradient(s, last_bits_changed(ps, rng), last_bit_changed(xInit, rng))
+            if flossing_noise > 1:
+                exact = float64_gradient(s, ps, xInit)[2]
+                gs = {name: exact[name] + np.float32(flossing_noise) * (g - exact[name]) for name, g in gs.items()}
+            return loss, spectrum, gs
 
         return call
 
@@ -148,12 +152,12 @@ def run(arguments, engine, initial=None):
     return names
 
 
-def last_bit_changed(x, rng, units=1.0):
-    """x (Float32) with every entry changed by one unit in the last place (or so many), up or down at random."""
+def last_bit_changed(x, rng):
+    """x (Float32) with every entry moved to the next Float32, up or down at random."""
     x = np.asarray(x, np.float32)
-    sign = 2.0 * rng.integers(0, 2, x.shape, np.int8) - 1
-    return (x + units * sign * np.spacing(np.abs(x)).astype(np.float64)).astype(np.float32)
+    up = rng.integers(0, 2, x.shape, np.int8).astype(bool)
+    return np.nextafter(x, np.where(up, np.float32(np.inf), np.float32(-np.inf)))
 
 
-def last_bits_changed(ps, rng, units=1.0):
-    return {name: last_bit_changed(x, rng, units) for name, x in ps.items()}
+def last_bits_changed(ps, rng):
+    return {name: last_bit_changed(x, rng) for name, x in ps.items()}

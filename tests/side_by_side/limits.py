@@ -1,0 +1,288 @@
+"""How far the port may be from a recording of the original: computed from the case itself, where it is compared.
+
+One step, at the recorded parameters: the same quantity in Float64, and in Float32 with every input changed in the last
+bit, DRAWS times. What these are apart (rms) is what Float32 lets anyone know of the quantity.
+A whole run: NOISY_RUNS runs of the port with Float32's noise at every step. What they are apart at an epoch, or were
+before, is what is left of agreement there.
+The two factors and what they are made from: tests/side_by_side/README.md, "The limits".
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import numpy as np
+
+import gradient_flossing_example as port
+from extras.adjoints import FlossingAdjoint, TrainingAdjoint
+from extras.record import FLOSSED
+from gradient_flossing_example import first_loss_index, initial_orthonormal_system, relax_ic
+from tests.side_by_side.recordings import last_bit_changed, last_bits_changed, orthogonal_coupling, run_with_noise
+
+DRAWS = 8
+STEP_FACTOR, FLOSSING_FACTOR = 10, 50
+NOISY_RUNS = 8
+RUN_FACTOR = 10
+
+LARGEST_SHIFT = 5  # epochs
+SHORTEST = 20  # epochs from which a shift is looked for
+ALIGNED, SHIFTED = -0.3, 0.1  # correlation at the best other shift minus that at none
+
+OK, NOT_JUDGED, WRONG = "ok", "not judged", "WRONG"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One quantity of the comparison: its relative difference, the limit of that, the verdict, and a word on it."""
+
+    rung: str
+    name: str
+    difference: float
+    limit: float
+    verdict: str
+    note: str = ""
+
+
+def not_judged(rung, name, note):
+    return Line(rung, name, np.nan, np.nan, NOT_JUDGED, note)
+
+
+# ------------------------------------------------------------------ one step
+
+
+def equal(rung, name, ours, recorded):
+    """Equal to the last bit; a recording in Float64 (of Float64 arguments) equal when rounded to Float32."""
+    if ours is None or ours.shape != recorded.shape:
+        return Line(rung, name, np.inf, 0, WRONG, f"recorded {recorded.shape}, here {getattr(ours, 'shape', 'none')}")
+    if recorded.dtype == np.float64:
+        limit = 2 * np.finfo(np.float32).eps
+        return within(rung, name, ours, recorded, norm(recorded), limit, "recorded in Float64")
+    different = np.count_nonzero(ours != recorded)
+    return Line(rung, name, different, 0, WRONG if different else OK, f"of {recorded.size} entries" if different else "")
+
+
+def within(rung, name, ours, recorded, scale, limit, note=""):
+    """The 2-norm of the difference against `limit`, both in units of `scale`."""
+    difference = norm(np.float64(ours) - np.float64(recorded)) / (scale or 1.0)
+    if limit > 1:  # a quantity that is zero would be within it
+        return Line(rung, name, difference, limit, NOT_JUDGED, "Float32 keeps no digit of it here")
+    return Line(rung, name, difference, limit, OK if difference <= limit else WRONG, note)
+
+
+@dataclass
+class Known:
+    """A quantity in Float64, and what evaluations in Float32 differ from it: rms, as a share of its 2-norm."""
+
+    exact: np.ndarray
+    error: float
+
+    @property
+    def scale(self):
+        return norm(self.exact)
+
+
+def known(exact, errors):
+    """Known of one quantity; errors: differences from its value in Float64, of as many evaluations in Float32."""
+    scale = norm(exact) or 1.0
+    return Known(exact, np.sqrt(np.mean([(norm(error) / scale) ** 2 for error in errors])))
+
+
+def training_step(arguments, s, rtarg, ps, engine):
+    """({name: value of the port}, {name: Known}) of loss and gradients at the parameters ps."""
+    first = first_loss_index(arguments.delay, arguments.task)
+    sizes = len(ps["J"]), *rtarg.shape[::2], first
+
+    def formulae(ps, dtype):
+        return named(port.training_gradient(s.astype(dtype), rtarg.astype(dtype), ps, first, "autograd"), "loss")
+
+    def by_hand(ps, dtype):
+        return named(TrainingAdjoint(*sizes, dtype)(s, rtarg, ps), "loss")
+
+    ours = named(port.training_gradient(s, rtarg, in_type(ps, np.float32), first, engine), "loss")
+    return ours, known_of_all(ps, formulae, by_hand if engine == "adjoint" else None)
+
+
+def flossing_step(arguments, s, ps, engine):
+    """The same of flossing loss, spectrum and gradients; ps: ws J b xInit."""
+    N, Lwnt = len(ps["J"]), np.float32(arguments.Lwnt)
+    settings = arguments.Tp, arguments.nLE, arguments.sONS, Lwnt
+
+    def formulae(ps, dtype, engine="autograd"):
+        flossed = {name: ps[name] for name in FLOSSED}
+        return named(port.flossing_gradient(s.astype(dtype), flossed, ps["xInit"], *settings, engine), "loss", "spectrum")
+
+    def by_hand(ps, dtype):
+        Q = initial_orthonormal_system(arguments.sONS, N, arguments.nLE)
+        gradient = FlossingAdjoint(N, arguments.Tp, arguments.nLE, Q, Lwnt, dtype)
+        return named(gradient(s, ps, ps["xInit"]), "loss", "spectrum")
+
+    ours = formulae(in_type(ps, np.float32), np.float32, engine)
+    return ours, known_of_all(ps, formulae, by_hand if engine == "adjoint" else None)
+
+
+def named(loss_and_gradients, *names):
+    """Copies of (loss, spectrum or accuracy, gradients) as one dict."""
+    *values, gs = loss_and_gradients
+    return {name: np.array(x) for name, x in [*zip(names, values), *gs.items()]}
+
+
+def known_of_all(ps, formulae, by_hand):
+    """{name: Known}: of the formulae in torch, as the original has them, and of the hand-derived code if that is used.
+
+    Each is compared with itself in Float64, so that a mistake in either does not pass for rounding.
+    """
+    float64, float32 = in_type(ps, np.float64), in_type(ps, np.float32)
+    exact = formulae(float64, np.float64)
+    squares = {name: [] for name in exact}
+    for evaluate in (formulae, by_hand) if by_hand else (formulae,):
+        own_exact = evaluate(float64, np.float64)
+        changed = (last_bits_changed(float32, np.random.default_rng(seed)) for seed in range(DRAWS))
+        samples = [evaluate(ps, np.float32) for ps in changed]
+        for name in exact:
+            squares[name].append(known(own_exact[name], [x[name] - own_exact[name] for x in samples]).error ** 2)
+    return {name: Known(exact[name], np.sqrt(sum(squares[name]))) for name in exact}
+
+
+def in_type(ps, dtype):
+    return {name: np.asarray(x, dtype) for name, x in ps.items()}
+
+
+def initial_state(arguments, J, b):
+    """Known of xInit: 100 steps of relaxation from the drawn state."""
+    relax = lambda J, b: relax_ic(arguments.sIC, 100, J, b, arguments.B)
+    rngs = (np.random.default_rng(seed) for seed in range(DRAWS))
+    J, b = J.astype(np.float32), b.astype(np.float32)
+    samples = [relax(last_bit_changed(J, rng), last_bit_changed(b, rng)) for rng in rngs]
+    exact = relax(J.astype(np.float64), b.astype(np.float64))
+    return known(exact, [x - exact for x in samples])
+
+
+def orthogonal_J(arguments):
+    """Known of J for IC = 3."""
+    rngs = (np.random.default_rng(seed) for seed in range(DRAWS))
+    samples = [orthogonal_coupling(arguments, lambda A: last_bit_changed(A, rng)) for rng in rngs]
+    exact = orthogonal_coupling(arguments, np.float64)
+    return known(exact, [J - exact for J in samples])
+
+
+# ------------------------------------------------------------------ whole runs
+
+
+def noisy_runs(arguments, flossing_noise, jobs, report=lambda done: None):
+    """List of NOISY_RUNS runs of the port with noise, `jobs` of them at a time; report(done) after each."""
+    calls = [(arguments, seed, flossing_noise) for seed in range(NOISY_RUNS)]
+    runs = []
+    with ProcessPoolExecutor(jobs, get_context("spawn"), one_thread) if jobs > 1 else Here() as pool:
+        for run in pool.map(run_with_noise, *zip(*calls)):
+            runs.append(run)
+            report(len(runs))
+    return runs
+
+
+def one_thread():
+    """In a new process: torch would take all cores in each."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+class Here:
+    """A pool of no process but this one."""
+
+    map = staticmethod(map)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@dataclass(frozen=True)
+class Series:
+    """A quantity of every step of a run: of(run) -> (steps,); resolution: what rounding at one step leaves open."""
+
+    name: str
+    unit: str
+    of: Callable[[dict], np.ndarray]
+    resolution: float = 0.0
+
+    def limits(self, runs):
+        """RUN_FACTOR times how far the runs, cut to the shortest, were apart at most up to each step: (steps,)."""
+        shortest = min(len(self.of(run)) for run in runs)
+        values = np.array([self.of(run)[:shortest] for run in runs])
+        apart = values.max(axis=0) - values.min(axis=0)
+        return RUN_FACTOR * np.maximum.accumulate(np.maximum(apart, self.resolution))
+
+    def judged_steps(self, port, runs):
+        """How many are judged: from the first on, while the limit, which only grows, is below the port's range."""
+        values = self.of(port)
+        return min(len(values), int(np.count_nonzero(self.limits(runs) < np.ptp(values)))) if len(values) else 0
+
+
+def along(rung, series, port, recorded, runs):
+    """The port's run against the recorded one, at every step that is judged; shown is the step nearest to its limit."""
+    ours, theirs = series.of(port), series.of(recorded)
+    if len(ours) > len(theirs):
+        return Line(rung, series.name, np.inf, 0, WRONG, f"{len(theirs)} {series.unit} recorded, here {len(ours)}")
+    judged = series.judged_steps(port, runs)
+    if judged == 0:
+        return not_judged(rung, series.name, f"noisy runs part in the first of {len(theirs)} {series.unit}")
+    limits = series.limits(runs)[:judged]
+    difference = np.nan_to_num(np.abs(ours[:judged] - theirs[:judged]), nan=np.inf)
+    worst = int(np.argmax(difference / np.maximum(limits, np.finfo(float).tiny)))
+    verdict = OK if difference[worst] <= limits[worst] else WRONG
+    note = f"{series.unit} 1 to {judged} of {len(theirs)}, nearest to the limit at {worst + 1}"
+    return Line(rung, series.name, difference[worst], limits[worst], verdict, note)
+
+
+def shift(rung, port, recorded, runs):
+    """Whether the recorded losses are those of other epochs: seen also where drift moves all of them.
+
+    Each epoch has a batch of its own, which makes losses jump from one to the next in the same way in all runs. Looked
+    at are the ranks of their second differences, in the longest start of the run (all, half, a quarter, ...) in which
+    every noisy run fits the port best without a shift, by far.
+    """
+    name = "losses, shifted"
+    epochs = min(len(run["loss"]) for run in (port, recorded, *runs))
+    while epochs >= SHORTEST:
+        apart = lambda run, epochs=epochs: shifted_correlations(run["loss"][:epochs], port["loss"][:epochs])
+        if all(others.max() - none < ALIGNED for none, others in map(apart, runs)):
+            none, others = apart(recorded)
+            best = int(np.argmax(others))
+            verdict = WRONG if others[best] - none > SHIFTED else OK
+            epochs_off = 0 if verdict == OK else SHIFTS[best]
+            note = f"epochs 1 to {epochs}; correlation {none:.2f}, with a shift {others[best]:.2f} at best"
+            return Line(rung, name, abs(epochs_off), 0, verdict, note)
+        epochs //= 2
+    return not_judged(rung, name, "noisy runs do not jump alike, or there are too few epochs")
+
+
+SHIFTS = [lag for lag in range(-LARGEST_SHIFT, LARGEST_SHIFT + 1) if lag]
+
+
+def shifted_correlations(x, y):
+    """Rank correlation of the second differences of x and y: (without a shift, array with each of SHIFTS)."""
+    x, y = np.diff(x, 2), np.diff(y, 2)
+
+    def correlation(lag):
+        pair = (x[lag:], y[: len(y) - lag]) if lag >= 0 else (x[:lag], y[-lag:])
+        return np.corrcoef(*(np.argsort(np.argsort(values)) for values in pair))[0, 1]
+
+    return correlation(0), np.array([correlation(lag) for lag in SHIFTS])
+
+
+def at_the_end(rung, name, port, recorded, runs):
+    """A parameter after the last epoch: judged if RUN_FACTOR times the spread is below how far it has moved."""
+    ours, theirs = port[f"final_{name}"], recorded[f"final_{name}"]
+    values = [np.float64(run[f"final_{name}"]) for run in runs]
+    apart = max(norm(x - y) for i, x in enumerate(values) for y in values[:i])
+    moved = norm(np.float64(ours) - port[f"init_{name}"])
+    if not 0 < RUN_FACTOR * apart < moved:
+        return not_judged(rung, f"final {name}", "the runs have parted")
+    return within(rung, f"final {name}", ours, theirs, moved, RUN_FACTOR * apart / moved)
+
+
+def norm(x):
+    return float(np.sqrt(np.sum(np.square(x, dtype=np.float64))))
