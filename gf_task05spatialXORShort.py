@@ -37,7 +37,7 @@ def generate_input_output(B, T, seedInput, S, sigma, delay, task):
     rng = Xoroshiro128Star(seedInput)
     # xor.jl:9
     s = rng.bitrand(T + delay, S, B).astype(np.float32, order="C")
-    # xor.jl:10-20, all i, si, bi at once: target[first:] lines up with s[first-back:last-back], `back` steps ago
+    # xor.jl:10, 19-20, all i, si, bi at once: target[first:] lines up with s[first-back:last-back], `back` steps ago
     last = T + delay
     if task == 0:  # copy task:
         # xor.jl:11-12
@@ -49,10 +49,11 @@ def generate_input_output(B, T, seedInput, S, sigma, delay, task):
         first = delay * l
         if first < last:
             target[first:] = recabs([s[first - back : last - back] for back in range(first, 0, -delay)])
-    # xor.jl:21-22
+    # xor.jl:21-22  # D21
     return s[delay:] * np.float32(sigma), target[delay:]
 
 
+# D20
 def check_arguments(B, T, seedInput, S, sigma, delay, task):
     check_integer("B", B, minimum=1)
     check_integer("T", T, minimum=1)

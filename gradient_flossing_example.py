@@ -19,7 +19,7 @@ from julia_packages.linear_algebra import blas_threads
 from julia_packages.random import MersenneTwister, epoch_generator
 
 
-# ex.jl:9
+# ex.jl:9  # D14
 def train_rnn_flossing(
     N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
     wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt,
@@ -44,15 +44,14 @@ def train_rnn_flossing(
         N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
         wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt))  # ex.jl:17-18  # D1  # fmt: skip
     run = Run(parameters, engine, progress, initial, checkpoint, checkpoint_every, diagnostics)
-    # ex.jl:12-16
     firstlossidx = first_loss_index(delay, task)
     # ex.jl:19-20  Julia's literals are Float32 (0.001f0), Python's are not: rounded here  # D2
-    decay = 0  # no weight decay
+    decay = 0  # no weight decay  # D15
     lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt = (np.float32(v) for v in (lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt))
     # ex.jl:39
     run.print(f"T:{T}")
     # ex.jl:41 draws a batch that nothing reads  # D3
-    # ex.jl:42-50
+    # ex.jl:42-47
     run.print("generating weights")
     rng = MersenneTwister(sNet)
     ws = wsS * rng.randn_float32(N, S) + wsM  # (N, S)
@@ -63,11 +62,11 @@ def train_rnn_flossing(
     J = np.float32(g) * rng.randn_float32(N, N) / np.float32(np.sqrt(N))  # (N, N)
     if IC == 1:  # Gaussian recurrent coupling
         J = J + np.float32(gbar / N)
-    else:  # IC == 3: orthogonal recurrent coupling
-        J = np.float32(g) * np.linalg.qr(J)[0]
+    else:  # IC == 3: orthogonal recurrent coupling  # D25
+        J = np.float32(g) * np.linalg.qr(J)[0]  # D18
     # ex.jl:162-167  ps, psFlossing: trained and flossed parameters, the same arrays, updated in place
     ps = dict(ws=ws, J=J, wr=wr, b=b, offset=offset) | run.initial
-    ps.setdefault("xInit", relax_ic(sIC, 100, ps["J"], ps["b"], B))  # (N, B)
+    ps.setdefault("xInit", relax_ic(sIC, 100, ps["J"], ps["b"], B))  # (N, B)  # D13
     opt = Optimiser(ClipNorm(0.03), ADAMW(lr, (b1, b2), decay))
     optFlossing = ADAMW(lr, (b1, b2), decay)
     psFlossing = {name: ps[name] for name in ("ws", "J", "b")}
@@ -78,11 +77,11 @@ def train_rnn_flossing(
     startWithPreflossing = Ep > 0
     ni = run.blocks  # counter for interflossing: 0, unless the run goes on
     with blas_threads(N, max(B, nLE)), run.started(ps, opt=opt, optFlossing=optFlossing):  # ex.jl:4  # D4
-        for ei in run.epochs(E):
+        for ei in run.epochs(E):  # D19
             # ex.jl:174-185
             if (ei == 1 and startWithPreflossing) or (ei % Ef == 0 and ni < Ni):  # for periodic interflossing
                 if ei == 1:
-                    NumberOfFlossingEpochs = Ep
+                    NumberOfFlossingEpochs = Ep  # D23
                     run.print("preflossing now")
                 else:
                     NumberOfFlossingEpochs = Ei
@@ -94,26 +93,26 @@ def train_rnn_flossing(
                 # ex.jl:190-198
                 for i in run.flossing_steps(NumberOfFlossingEpochs):
                     if nLE > 0:
-                        s, rtarg = generate_input_output(1, Ti, E * sIn + ei + i, S, I1, delay, task)
+                        s, rtarg = generate_input_output(1, Ti, E * sIn + ei + i, S, I1, delay, task)  # D12
                         train_ls_append(flossing_gradient, psFlossing, ps["xInit"], s, optFlossing, run)
             ###################################
             # THIS IS THE USUAL TRAINING LOOP #
             ###################################
             # ex.jl:202-206
-            rng = epoch_generator(ei)
-            s, rtarg = generate_input_output(B, T, E * sIn + ei, S, I1, delay, task)
+            rng = epoch_generator(ei)  # D24
+            s, rtarg = generate_input_output(B, T, E * sIn + ei, S, I1, delay, task)  # D24
             data = DataLoader((s, rtarg), batchsize=B, shuffle=True, rng=rng)
             train_with_accuracy(training_gradient, ps, data, opt, run)
     return run.record()
 
 
-# ex.jl:12-16
+# ex.jl:12-16; from here on what are functions inside the original's trainer  # D17
 def first_loss_index(delay, task):
     """First scored time step, counted from 1: 2*delay if task > 0, else delay * 2^|task| (D5)."""
     return int(2 * delay) if task > 0 else int(delay * 2 ** abs(task))
 
 
-# ex.jl:30
+# ex.jl:30  # D8
 def phid(x):
     """Derivative of phi = tanh: sech(x)^2 of a tensor x, clamped where cosh overflows (beyond 88 in Float32)."""
     import torch
@@ -144,7 +143,7 @@ def calc_loss_binary_crossentropy(s, rtarg, ws, J, wr, b, offset, xInit, firstlo
         if ti >= firstlossidx:
             r = wr @ x + offset
             loss = loss + logitbinarycrossentropy(r, rtarg[ti - 1], agg=lambda losses: losses.sum())
-    return loss / B / (T - firstlossidx + 1) / wr.shape[0]
+    return loss / B / (T - firstlossidx + 1) / wr.shape[0]  # D10
 
 
 # ex.jl:76-87
@@ -159,10 +158,10 @@ def get_accuracy(s, rtarg, ws, J, wr, b, offset, xInit, firstlossidx):
         if ti >= firstlossidx:
             r = wr @ x + offset
             accuracy += ((r.sigmoid() >= 0.5) == rtarg[ti - 1]).sum().item()
-    return accuracy / B / (T - firstlossidx + 1) / wr.shape[0]
+    return accuracy / B / (T - firstlossidx + 1) / wr.shape[0]  # D10
 
 
-# ex.jl:89-102
+# ex.jl:89-98, 101-102
 def train_with_accuracy(training_gradient, ps, data, opt, run):
     """One gradient step on every batch of data: ps changes in place, loss, accuracy and gradients go to the run.
 
@@ -170,10 +169,10 @@ def train_with_accuracy(training_gradient, ps, data, opt, run):
     """
     for s, rtarg in data:
         training_loss, accuracyNow, gs = training_gradient(s, rtarg, ps)
-        gs = {name: g.astype(np.float64) for name, g in gs.items()}  # Zygote accumulates these in Float64
+        gs = {name: g.astype(np.float64) for name, g in gs.items()}  # Zygote accumulates these in Float64  # D16
         run.training_step(training_loss, accuracyNow, gs)
-        update(opt, ps, gs)
-        run.training_update(gs)  # ex.jl:99-100: after update!, gs holds the ADAM steps
+        update(opt, ps, gs)  # D11
+        run.training_update(gs)  # ex.jl:99-100: after update!, gs holds the ADAM steps  # D6
 
 
 # ex.jl:104-116
@@ -181,10 +180,10 @@ def train_ls_append(flossing_gradient, psFlossing, xInit, s, opt, run):
     """One flossing step: psFlossing changes in place; loss, spectrum and gradients go to the run."""
     training_loss, ls, gs = flossing_gradient(s, psFlossing, xInit)
     run.flossing_step(training_loss, ls, gs)
-    update(opt, psFlossing, gs)
+    update(opt, psFlossing, gs)  # D11
 
 
-# ex.jl:117-150
+# ex.jl:120-123, 127-150
 def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
     """First nLE Lyapunov exponents, 1/step, of the network driven by s over Tp steps (paper, section 3).
 
@@ -200,7 +199,7 @@ def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
     nStepTransientONS = -(-Tp // 10)  # ex.jl:28-29: ceil(Tp / 10), steps during transient of ONS
     tsim = 0
     LS = 0  # initialize Lyapunov spectrum
-    Q = as_tensors(initial_orthonormal_system(sONS, N, nLE).copy())[0].to(J.dtype)  # ex.jl:124-126
+    Q = as_tensors(initial_orthonormal_system(sONS, N, nLE).copy())[0].to(J.dtype)
     for n in range(1, Tp + 1):
         x = J @ x.tanh() + b + ws @ s[n - 1, :, 0] / S
         D = get_d(x, J)
@@ -212,7 +211,7 @@ def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
     return LS / tsim
 
 
-# ex.jl:124-126
+# ex.jl:124-126  # D7
 @lru_cache(maxsize=4)
 def initial_orthonormal_system(sONS, N, nLE):
     """Q (N, nLE) of the QR of a Gaussian matrix drawn with seed sONS; the same at every flossing step (D7)."""
@@ -230,7 +229,7 @@ def relax_ic(sIC, steps, J, b, B):
     return x
 
 
-# ------------------------------------------------------------------ additions: which code takes the gradients
+# ------------------------------------------------------------------ additions: which code takes the gradients  # D9
 
 
 def training_engine(engine, N, T, B, firstlossidx):
@@ -246,7 +245,7 @@ def flossing_engine(engine, N, Tp, nLE, sONS, Lwnt):
     """Function (s, psFlossing, xInit) -> (loss, spectrum, gradients) of one flossing step."""
     if engine == "autograd":
         return partial(flossing_gradient_autograd, Tp=Tp, nLE=nLE, sONS=sONS, Lwnt=Lwnt)
-    from extras.adjoints import FlossingAdjoint
+    from extras.adjoints import FlossingAdjoint  # D22
 
     return FlossingAdjoint(N, Tp, nLE, initial_orthonormal_system(sONS, N, nLE), Lwnt)
 

@@ -13,6 +13,7 @@ see how far the original is from itself. Exit status 1 if anything is WRONG, els
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,17 +45,17 @@ class Comparison:
     """One recording and one run of the port.
 
     lines: the ladder (limits.Line). port, recorded: dicts under the recordings' names; runs: the noisy runs of the
-    port. jobs: processes for these; None: whole runs are not compared. report(done): called after each noisy run.
+    port, which noisy_runs(arguments, flossing_noise) makes (limits.noisy_runs). None: whole runs are not compared.
     """
 
-    def __init__(self, recorded, engine="adjoint", jobs=1, report=lambda done: None):
+    def __init__(self, recorded, engine="adjoint", noisy_runs=limits.noisy_runs):
         self.recorded, self.engine = recorded, engine
         self.arguments = read_arguments(recorded)
         self.port = run_port(self.arguments, engine)
         self.flossing_noise, self.runs, self.errors = 1.0, [], {}
         self.lines = [*self.task_data(), *self.initial_weights(), *self.first_steps()]
-        if jobs is not None:
-            self.runs = limits.noisy_runs(self.arguments, self.flossing_noise, jobs, report)
+        if noisy_runs is not None:
+            self.runs = noisy_runs(self.arguments, self.flossing_noise)
             self.lines += self.whole_run()
 
     def task_data(self):
@@ -304,7 +305,7 @@ def compare(path, recorded, second, options):
     show = Progress(f"{name}: {limits.NOISY_RUNS} noisy runs of the port, for the limits")
     jobs = min(os.cpu_count() or 1, limits.NOISY_RUNS)
     show(0)
-    comparison = Comparison(recorded, options.engine, jobs, show)
+    comparison = Comparison(recorded, options.engine, partial(limits.noisy_runs, jobs=jobs, report=show))
     figure = Path(options.out) / f"side_by_side_{path.resolve().parent.name}_{name}_{options.engine}.png"
     draw(comparison, figure, second)
     print(f"{name}: {len(recorded['loss'])} epochs, engine {options.engine}")

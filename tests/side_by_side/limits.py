@@ -169,7 +169,7 @@ def orthogonal_J(arguments):
 # ------------------------------------------------------------------ whole runs
 
 
-def noisy_runs(arguments, flossing_noise, jobs, report=lambda done: None):
+def noisy_runs(arguments, flossing_noise, jobs=1, report=lambda done: None):
     """List of NOISY_RUNS runs of the port with noise, `jobs` of them at a time; report(done) after each."""
     calls = [(arguments, seed, flossing_noise) for seed in range(NOISY_RUNS)]
     runs = []
