@@ -74,7 +74,8 @@ class Comparison:
                 continue
             pair = ours[f"init_{name}"], recorded[f"init_{name}"]
             if name == "xInit":
-                known = limits.initial_state(self.arguments, recorded["init_J"], recorded["init_b"])
+                x, known = limits.initial_state(self.arguments, recorded["init_J"], recorded["init_b"])
+                pair = x, recorded["init_xInit"]
             elif name == "J" and self.arguments.IC == 3:
                 known = limits.orthogonal_J(self.arguments)
             else:
@@ -164,9 +165,6 @@ class Comparison:
         if "floss_loss" in self.recorded and "floss_loss" in self.port:
             of = lambda run: logarithm(run["floss_loss"])
             yield Series("log flossing losses", "steps", of, error("first flossing step, loss"))
-            for i, name in enumerate(FLOSSED):
-                of = lambda run, i=i: logarithm(run["floss_gradnorm"][i])
-                yield Series(f"log flossing grad. {name}", "steps", of, error(f"first flossing step, {name}"))
 
     @property
     def passed(self):

@@ -17,7 +17,7 @@ if str(ROOT) not in sys.path:
 
 import gradient_flossing_example as port
 from extras.check_parameters import Parameters
-from extras.record import FLOSSED, TRAINED, NonFiniteError
+from extras.record import TRAINED, NonFiniteError
 from julia_packages.random import MersenneTwister
 
 REFERENCE = ROOT / "tests" / "reference"
@@ -146,7 +146,6 @@ def run(arguments, engine, initial=None):
     names["gradnorm"] = np.array([record.gradient_norm[name] for name in TRAINED])
     if len(record.flossing_loss):
         names["floss_loss"], names["floss_spectrum"] = record.flossing_loss, record.lyapunov_spectrum.T
-        names["floss_gradnorm"] = np.array([record.flossing_gradient_norm[name] for name in FLOSSED])
     for name in TRAINED:
         names[f"init_{name}"], names[f"final_{name}"] = record.initial[name], record.final[name]
     return names
