@@ -301,7 +301,7 @@ def compare(path, recorded, second, options):
     """Print and draw one comparison; whether nothing is WRONG."""
     name = path.resolve().stem
     show = Progress(f"{name}: {limits.NOISY_RUNS} noisy runs of the port, for the limits")
-    jobs = min(os.cpu_count() or 1, limits.NOISY_RUNS)
+    jobs = min(os.cpu_count() or 1, limits.NOISY_RUNS + 1)
     show(0)
     comparison = Comparison(recorded, options.engine, partial(limits.noisy_runs, jobs=jobs, report=show))
     figure = Path(options.out) / f"side_by_side_{path.resolve().parent.name}_{name}_{options.engine}.png"
@@ -321,7 +321,7 @@ class Progress:
         self.label, self.terminal = label, sys.stderr.isatty()
 
     def __call__(self, done):
-        last = done == limits.NOISY_RUNS
+        last = done > limits.NOISY_RUNS
         if self.terminal:
             print(f"\r\033[K{'' if last else f'{self.label}, {done} done'}", end="", file=sys.stderr, flush=True)
         elif done == 0:

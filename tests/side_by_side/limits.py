@@ -170,8 +170,8 @@ def orthogonal_J(arguments):
 
 
 def noisy_runs(arguments, flossing_noise, jobs=1, report=lambda done: None):
-    """List of NOISY_RUNS runs of the port with noise, `jobs` of them at a time; report(done) after each."""
-    calls = [(arguments, seed, flossing_noise) for seed in range(NOISY_RUNS)]
+    """List of NOISY_RUNS runs of the port with noise and one in Float64, `jobs` at a time; report(done) after each."""
+    calls = [(arguments, seed, flossing_noise) for seed in (None, *range(NOISY_RUNS))]
     runs = []
     with ProcessPoolExecutor(jobs, get_context("spawn"), one_thread) if jobs > 1 else Here() as pool:
         for run in pool.map(run_with_noise, *zip(*calls)):

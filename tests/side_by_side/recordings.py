@@ -99,8 +99,9 @@ def run_with_noise(arguments, seed, flossing_noise=1.0):
     this one evaluation; so do those of the initial state's relaxation and of an orthogonal J's QR. Training takes
     the default engine, which is Float32. Flossing takes the formulae in Float32, since the default engine is
     Float64 there; the error of its gradients is multiplied by flossing_noise, for a recording that has a larger one.
+    seed None: no noise, and the formulae in Float64 for flossing. Float32's errors need not be zero on average.
     """
-    rng = np.random.default_rng(seed)
+    rng = None if seed is None else np.random.default_rng(seed)
     own_training, own_flossing, own_relax_ic = port.training_engine, port.flossing_engine, port.relax_ic
 
     def training_engine(_, *settings):
@@ -108,20 +109,27 @@ def run_with_noise(arguments, seed, flossing_noise=1.0):
         return lambda s, rtarg, ps: gradient(s, rtarg, last_bits_changed(ps, rng))
 
     def flossing_engine(_, *settings):
-        gradient, float64_gradient = own_flossing("autograd", *settings), own_flossing("adjoint", *settings)
+        gradient, by_hand = own_flossing("autograd", *settings), own_flossing("adjoint", *settings)
 
-        def call(s, ps, xInit):
+        def in_float64(s, ps, xInit):
+            loss, spectrum, gs = gradient(np.float64(s), {name: np.float64(x) for name, x in ps.items()}, np.float64(xInit))
+            return loss, np.float32(spectrum), {name: np.float32(g) for name, g in gs.items()}
+
+        def in_float32(s, ps, xInit):
             loss, spectrum, gs = gradient(s, last_bits_changed(ps, rng), last_bit_changed(xInit, rng))
             if flossing_noise > 1:
-                exact = float64_gradient(s, ps, xInit)[2]
+                exact = by_hand(s, ps, xInit)[2]
                 gs = {name: exact[name] + np.float32(flossing_noise) * (g - exact[name]) for name, g in gs.items()}
             return loss, spectrum, gs
 
-        return call
+        return in_float64 if rng is None else in_float32
 
     def relax_ic(sIC, steps, J, b, B):
         return own_relax_ic(sIC, steps, last_bit_changed(J, rng), last_bit_changed(b, rng), B)
 
+    if rng is None:
+        with patched(flossing_engine=flossing_engine):
+            return run(arguments, "adjoint")
     initial = {"J": orthogonal_coupling(arguments, lambda A: last_bit_changed(A, rng))} if arguments.IC == 3 else None
     with patched(training_engine=training_engine, flossing_engine=flossing_engine, relax_ic=relax_ic):
         return run(arguments, "adjoint", initial)
