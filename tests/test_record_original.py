@@ -228,17 +228,17 @@ TASK = """
 
 @pytest.fixture(scope="module")
 def run_julia(tmp_path_factory):
-    """run_julia(*arguments) -> standard output, with the stand-ins as the installed packages."""
+    """run_julia(*arguments, status=0) -> standard output, or error if status is not 0; stand-ins are the packages."""
     home = tmp_path_factory.mktemp("julia")
     for name, text in STAND_INS.items():
         (home / f"{name}.jl").write_text(text)
     environment = {**os.environ, "JULIA_LOAD_PATH": f"{home}:@stdlib", "JULIA_DEPOT_PATH": str(home / "depot")}
 
-    def run(*arguments):
+    def run(*arguments, status=0):
         command = [*JULIA, "--startup-file=no", "--compiled-modules=no", *map(str, arguments)]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr
-        return result.stdout
+        assert result.returncode == status, result.stderr
+        return result.stderr if status else result.stdout
 
     return run
 
@@ -285,6 +285,7 @@ def test_every_array_has_its_name_shape_and_type(recorded):
     expected = {f"{kind}_{name}": ("float32", size) for kind in ("init", "final", "train1_param") for name, size in sizes.items()}
     expected |= {f"train1_grad_{name}": ("float64", size) for name, size in sizes.items()}
     expected |= {f"floss1_grad_{name}": ("float32", sizes[name]) for name in ("ws", "J", "b")}
+    expected |= {f"floss1_param_{name}": ("float32", sizes[name]) for name in ("ws", "J", "b", "xInit")}
     expected |= {name: ("float32", (T, 1, B)) for name in ("s0", "r0", "train1_s", "train1_r")}
     expected |= {name: ("float64", (E,)) for name in ("loss", "accuracy")}
     expected |= {
@@ -329,6 +330,48 @@ def test_what_is_recorded_is_what_happened(recorded):
     singular_values = np.linalg.svd(0.1 * recording["train1_grad_xInit"], compute_uv=False)
     np.testing.assert_allclose(recording["svdxInit"][:, 0], singular_values, rtol=1e-6)
     np.testing.assert_allclose(recording["floss_loss"], np.mean(recording["floss_spectrum"] ** 2, axis=0), rtol=1e-6)
+
+
+def test_the_first_flossing_step_is_recorded_with_its_parameters(run_julia, original, recorded, tmp_path):
+    before_training = recorded[1]
+    for name in ("ws", "J", "b", "xInit"):
+        np.testing.assert_array_equal(before_training[f"floss1_param_{name}"], before_training[f"init_{name}"])
+    arguments = [*ARGUMENTS[:4], "0", *ARGUMENTS[5:]]  # Ep = 0: flossing begins at epoch 3, after two training steps
+    run_julia(RECORDER, original, tmp_path / "out", *arguments)
+    after = read_recording(tmp_path / "out")
+    for name in ("ws", "J", "b", "xInit"):
+        np.testing.assert_allclose(after[f"floss1_param_{name}"], after[f"init_{name}"] * 0.999**2, rtol=1e-5)
+
+
+def manifest(folder):
+    lines = (folder / "manifest.txt").read_text().splitlines()
+    return dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+
+
+def test_the_number_of_blas_threads_is_an_argument(run_julia, original, recorded, tmp_path):
+    run_julia(RECORDER, original, tmp_path / "one", "--blas-threads=1", *ARGUMENTS)
+    blas = manifest(tmp_path / "one")["blas"]
+    assert blas.endswith("threads: 1") and "kernel: " in blas and "unknown" not in blas
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["out", "--threads=1"], "usage"),
+        (["out", "--blas-threads=some"], "usage"),
+        (["out", "--blas-threads=0"], "usage"),
+        (["out", "1", "2"], "usage"),
+    ],
+)
+def test_what_is_no_call_is_refused(run_julia, original, tmp_path, arguments, says):
+    assert says in run_julia(RECORDER, original, *arguments, status=2)
+
+
+def test_a_julia_with_another_generator_is_refused(run_julia, original, tmp_path):
+    later = tmp_path / "recorder.jl"
+    later.write_text(RECORDER.read_text().replace('VERSION < v"1.7-"', 'VERSION < v"1.4-"'))
+    assert "draws other numbers" in run_julia(later, original, tmp_path / "out", *ARGUMENTS, status=2)
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_accuracy_is_that_of_the_parameters_before_the_update(recorded):

@@ -46,8 +46,9 @@ def test_first_flossing_gradient_is_nearer_to_float64_than_the_recording(case, e
 
     def gradient(dtype, engine):
         ps = {name: run[f"init_{name}"].astype(dtype) for name in ("ws", "J", "b")}
+        s, xInit = run["floss1_s"].astype(dtype), run["init_xInit"].astype(dtype)
         settings = (call[name] for name in ("Tp", "nLE", "sONS", "Lwnt"))
-        return flossing_gradient(run["floss1_s"].astype(dtype), ps, run["init_xInit"].astype(dtype), *settings, engine)[2]
+        return flossing_gradient(s, ps, xInit, *settings, engine)[2]
 
     exact, ours = gradient(np.float64, "autograd"), gradient(np.float32, engine)
     # all arrays together, in units of each one's largest entry: single arrays of the smallest cases are at a few

@@ -152,7 +152,7 @@ WRONG_RECORDINGS = {  # what is changed -> function of the recording, and the fi
 
 
 @pytest.mark.parametrize("what", WRONG_RECORDINGS)
-@pytest.mark.parametrize("case", ["copy_small", "copy_delay0", "orthogonal_parity4"])
+@pytest.mark.parametrize("case", ["copy_small", "copy_delay0"])
 def test_a_wrong_recording_is_caught_where_it_is_wrong(case, what):
     changes, rung = WRONG_RECORDINGS[what]
     wrong = recording(case)
@@ -184,14 +184,15 @@ def test_gradients_without_a_correct_digit_are_not_judged():
     arguments = read_arguments(recording("no_flossing"))._replace(g=2.5, E=1, N=40, B=4)
     run = run_with_noise(arguments, 0)
     recorded = fake_recording(arguments, run)
-    lines = {line.name: line for line in tool.Comparison(recorded, noisy_runs=None).lines if line.rung == "first gradient"}
-    assert lines["J"].verdict == NOT_JUDGED and "no digit" in lines["J"].note
+    line = tool.Comparison(recorded, noisy_runs=None).line("first gradient", "J")
+    assert line.verdict == NOT_JUDGED and "no digit" in line.note
 
 
 def fake_recording(arguments, run):
     """A recording that the port made, with a first training step at its initial parameters."""
     ours = tool.run_port(arguments, "adjoint")
-    s0, r0 = port.generate_input_output(*(getattr(arguments, name) for name in ("B", "T", "sIn", "S", "I1", "delay", "task")))
+    a = arguments
+    s0, r0 = port.generate_input_output(a.B, a.T, a.sIn, a.S, a.I1, a.delay, a.task)
     ps = {name: run[f"init_{name}"] for name in tool.TRAINED}
     first = port.first_loss_index(arguments.delay, arguments.task)
     loss, _, gs = port.training_gradient(ours["train1_s"], ours["train1_r"], ps, first, "autograd")
@@ -267,7 +268,7 @@ def test_a_folder_and_an_npz_read_the_same(tmp_path):
         np.testing.assert_array_equal(found[name], array)
 
 
-@pytest.mark.parametrize("factor, status, says", [(1, 0, "Shown: task data, initial weights"), (1.001, 1, "WRONG, where")])
+@pytest.mark.parametrize("factor, status, says", [(1, 0, "Shown: task data, initial"), (1.001, 1, "WRONG, where")])
 def test_the_command_says_what_was_shown_and_exits_so(tmp_path, factor, status, says):
     arrays = recording("copy_small")
     arrays["loss"] = arrays["loss"] * factor

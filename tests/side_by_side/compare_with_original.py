@@ -27,7 +27,8 @@ from gradient_flossing_example import first_loss_index
 from gf_task05spatialXORShort import generate_input_output
 from julia_packages import flux
 from tests.side_by_side import limits
-from tests.side_by_side.limits import FLOSSING_FACTOR, OK, RUN_FACTOR, STEP_FACTOR, WRONG, Series, equal, not_judged, within
+from tests.side_by_side.limits import FLOSSING_FACTOR, OK, RUN_FACTOR, STEP_FACTOR, WRONG, Line, Series
+from tests.side_by_side.limits import equal, not_judged, within
 from tests.side_by_side.recordings import REFERENCE, read_arguments, read_recording, run_port
 
 WHY = {
@@ -87,7 +88,8 @@ class Comparison:
         recorded = self.recorded
         if "train1_s" in recorded:
             ps = {name: recorded[f"train1_param_{name}"] for name in TRAINED}
-            ours, known = limits.training_step(self.arguments, recorded["train1_s"], recorded["train1_r"], ps, self.engine)
+            batch = recorded["train1_s"], recorded["train1_r"]
+            ours, known = limits.training_step(self.arguments, *batch, ps, self.engine)
             yield self.one_step("first loss", "loss", ours["loss"], recorded["loss"][0], known["loss"])
             for name in TRAINED:
                 yield self.one_step("first gradient", name, ours[name], recorded[f"train1_grad_{name}"], known[name])
@@ -144,7 +146,7 @@ class Comparison:
         yield limits.shift(rung, *pair, self.runs)
         flosses = ["floss_loss" in run for run in pair]
         if any(flosses) and not all(flosses):
-            yield limits.Line(rung, "flossing", np.inf, 0, WRONG, "only one of the two flosses")
+            yield Line(rung, "flossing", np.inf, 0, WRONG, "only one of the two flosses")
         if len(self.port["loss"]) < self.arguments.E:
             yield not_judged(rung, "the end", "the port stopped: a loss, spectrum or gradient is not finite")
             return
@@ -203,10 +205,14 @@ class Comparison:
         if not self.runs or E == 0:
             run = "no whole run was compared"
         elif epochs == E:
-            run = f"the losses of all {E} epochs are as near as runs of the port are to each other"
+            run = f"the losses of all {E} epochs are as near as runs of the port with Float32's noise are to each other"
+        elif epochs:
+            run = f"the losses of the first {epochs} of {E} epochs are as near as runs of the port with Float32's noise"
+            run += " are to each other, which part then, so that no more can be said"
         else:
-            run = f"the losses of {epochs} of {E} epochs are as near as runs of the port are to each other"
-            run += ", after which these part and nothing can be said"
+            run = "runs of the port with Float32's noise part before the first epoch, so that losses are not compared"
+        if any(line.name == "losses, shifted" and line.verdict == OK for line in self.lines):
+            run += "; the losses jump from epoch to epoch as the recorded ones do"
         left = sum(line.verdict not in (OK, WRONG) for line in self.lines)
         return (
             f"Shown: {', '.join(steps)} agree to the bit or to Float32's rounding; {run}"
@@ -278,7 +284,7 @@ def epochs(series):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recording", nargs="?", help="folder of record_original.jl, or an .npz; default: tests/reference")
+    parser.add_argument("recording", nargs="?", help="folder of record_original.jl, or .npz; default: tests/reference")
     parser.add_argument("--second", help="another recording of the same call")
     parser.add_argument("--engine", default="adjoint", choices=("adjoint", "autograd"))
     parser.add_argument("--out", default="out", help="folder for the figures")

@@ -112,7 +112,8 @@ def run_with_noise(arguments, seed, flossing_noise=1.0):
         gradient, by_hand = own_flossing("autograd", *settings), own_flossing("adjoint", *settings)
 
         def in_float64(s, ps, xInit):
-            loss, spectrum, gs = gradient(np.float64(s), {name: np.float64(x) for name, x in ps.items()}, np.float64(xInit))
+            ps = {name: np.float64(x) for name, x in ps.items()}
+            loss, spectrum, gs = gradient(np.float64(s), ps, np.float64(xInit))
             return loss, np.float32(spectrum), {name: np.float32(g) for name, g in gs.items()}
 
         def in_float32(s, ps, xInit):
