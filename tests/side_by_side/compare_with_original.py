@@ -141,14 +141,20 @@ class Comparison:
 
     def whole_run(self):
         rung, pair = "whole run", (self.port, self.recorded)
+        if len(self.recorded["loss"]) == 0:
+            yield not_judged(rung, "all of it", "no epoch was recorded")
+            return
         for series in self.series():
             yield limits.along(rung, series, *pair, self.runs)
         yield limits.shift(rung, *pair, self.runs)
         flosses = ["floss_loss" in run for run in pair]
         if any(flosses) and not all(flosses):
             yield Line(rung, "flossing", np.inf, 0, WRONG, "only one of the two flosses")
-        if len(self.port["loss"]) < self.arguments.E:
-            yield not_judged(rung, "the end", "the port stopped: a loss, spectrum or gradient is not finite")
+        stopped = len(self.port["loss"])
+        if stopped < self.arguments.E:  # a loss, spectrum or gradient is not finite
+            alone = all(len(run["loss"]) > stopped for run in self.runs) and np.isfinite(self.recorded["loss"][stopped])
+            note = f"the port stopped after {stopped} epochs, as a number was not finite"
+            yield Line(rung, "the end", np.inf, 0, WRONG, note) if alone else not_judged(rung, "the end", note)
             return
         for name in TRAINED:
             if f"final_{name}" in self.recorded:
@@ -165,7 +171,7 @@ class Comparison:
             of = lambda run, i=i: logarithm(run["gradnorm"][i])
             yield Series(f"log gradient of {name}", "epochs", of, error(f"first gradient, {name}"))
         if "floss_loss" in self.recorded and "floss_loss" in self.port:
-            of = lambda run: logarithm(run["floss_loss"])
+            of = lambda run: logarithm(run.get("floss_loss", np.zeros(0)))
             yield Series("log flossing losses", "steps", of, error("first flossing step, loss"))
 
     @property
