@@ -5,6 +5,7 @@ import pytest
 
 import gradient_flossing_example as port
 from gf_task05spatialXORShort import generate_input_output
+from julia_packages import flux
 from julia_packages.xorshifts import Xoroshiro128Star
 from tests.side_by_side.recordings import Parameters, run_port
 
@@ -67,6 +68,16 @@ def test_gbar_enters_gaussian_coupling_only():
     J = {(IC, gbar): run(E=0, IC=IC, gbar=gbar).initial["J"] for IC in (1, 3) for gbar in (0.0, 6.0)}
     np.testing.assert_array_equal(J[3, 0.0], J[3, 6.0])
     np.testing.assert_allclose(J[1, 6.0] - J[1, 0.0], 6.0 / CALL.N, rtol=1e-5)
+
+
+def test_the_step_is_made_of_moments_as_they_are_stored():
+    """In Float32 for Float32 arrays, while the rest of the formula, as the gradient, is Float64."""
+    rng = np.random.default_rng(0)
+    x, g = np.zeros(1000, np.float32), rng.normal(size=1000)
+    step = flux.ADAM(0.5, (0.9, 0.999)).apply(x, g.copy())
+    stored = lambda moment: moment.astype(np.float32).astype(np.float64)
+    m, v = stored((1 - 0.9) * g), stored((1 - 0.999) * g**2)
+    np.testing.assert_allclose(step, 0.5 * (m / (1 - 0.9)) / (np.sqrt(v / (1 - 0.999)) + 1e-8), rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", ["lr", "wsS", "wsM", "wrS", "wrM", "bS", "bM", "Lwnt"])

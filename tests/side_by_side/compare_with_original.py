@@ -108,7 +108,7 @@ class Comparison:
         # how much noisier this recording is than the port in Float32, for the noisy runs
         errors = [limits.norm(theirs[name] - known[name].exact) / (known[name].scale or 1) for name in FLOSSED]
         ratios = [error / known[name].error for name, error in zip(FLOSSED, errors) if known[name].error]
-        self.flossing_noise = float(np.clip(max(ratios, default=1.0), 1.0, FLOSSING_FACTOR))
+        self.flossing_noise = round(float(np.clip(max(ratios, default=1.0), 1.0, FLOSSING_FACTOR)), 1)
 
     def one_step(self, rung, name, ours, theirs, known):
         factor = FLOSSING_FACTOR if rung == "first flossing step" else STEP_FACTOR
