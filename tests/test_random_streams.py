@@ -290,3 +290,9 @@ def test_sizes_are_checked(n):
             getattr(MersenneTwister(1), method)(n)
     with pytest.raises(ValueError, match="must be an integer >= 0, got "):
         Xoroshiro128Star(1).bitrand(n)
+
+
+def test_a_normal_of_the_tail():
+    """Julia 1.5.3: Random.seed!(6); [randn() for _ in 1:2000]. A draw whose first pair of uniforms just fits the tail."""
+    normals = MersenneTwister(6).randn_float64(2000)
+    assert (normals[1983], normals[1999]) == (-4.067621291742388, -2.1756864093938173)

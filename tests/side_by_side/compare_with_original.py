@@ -16,6 +16,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
+# read when the libraries are loaded, also by the processes of the noisy runs: more threads only wait for each other
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
