@@ -24,9 +24,10 @@ FLUX, RANDOM, XORSHIFTS = (f"julia_packages/{name}.py" for name in ("flux", "ran
 ZYGOTE, QR, BLAS = (f"julia_packages/{name}.py" for name in ("zygote", "backwards_linalg", "linear_algebra"))
 
 # The quick tests that should notice first, then those that compare with the recordings of small cases.
-WHOLE = ["tests/test_recordings.py", "-k", "copy_small or copy_delay0 or orthogonal or no_preflossing or means or task2"]
+INITIAL = ["tests/test_recordings.py", "-k", "initial_weights"]
+WHOLE = ["tests/test_recordings.py", "-k", "copy_small or copy_delay0 or orthogonal or no_preflossing or means or task2"]  # the small cases
 TESTS = {
-    EXAMPLE: [["tests/test_deviations.py", "tests/test_gradient_flossing_example.py"], WHOLE],
+    EXAMPLE: [["tests/test_deviations.py", "tests/test_gradient_flossing_example.py"], INITIAL, WHOLE],
     TASK: [["tests/test_task_data.py", "tests/test_deviations.py"]],
     ADJOINTS: [["tests/test_adjoints.py"], WHOLE],
     FLUX: [["tests/test_flux.py", "tests/test_deviations.py"], WHOLE],

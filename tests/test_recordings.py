@@ -8,9 +8,10 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
+import gradient_flossing_example as port
 from gradient_flossing_example import flossing_gradient
 from tests.side_by_side import limits
-from tests.side_by_side.compare_with_original import REFERENCE, Comparison, read_recording
+from tests.side_by_side.compare_with_original import REFERENCE, Comparison, read_arguments, read_recording
 
 RECORDINGS = sorted(path.stem.removeprefix("run_") for path in REFERENCE.glob("run_*.npz"))
 
@@ -24,6 +25,18 @@ def noisy_runs(arguments, flossing_noise):
     """Both engines have them in common. Those of the README call take 6 s each: half as many, in two processes."""
     long = arguments.E > 100
     return limits.noisy_runs(arguments, flossing_noise, jobs=2 if long else 1, noisy=4 if long else limits.NOISY_RUNS)
+
+
+@pytest.mark.parametrize("case", [case for case in RECORDINGS if not case.endswith("second_julia_run")])
+def test_the_initial_weights_are_the_recorded_ones(case):
+    recorded = recording(case)
+    arguments = read_arguments(recorded)
+    initial = port.train_rnn_flossing(*arguments._replace(E=0), progress=False).initial
+    for name in ("ws", "wr", "b", "offset", "J"):
+        if name == "J" and arguments.IC == 3:  # a QR: 3e-6 is 25 units in the last place of entries of size 1
+            np.testing.assert_allclose(initial["J"], recorded["init_J"], rtol=0, atol=3e-6)
+        else:
+            np.testing.assert_array_equal(initial[name], recorded[f"init_{name}"])
 
 
 @pytest.mark.parametrize("engine", ["adjoint", "autograd"])
