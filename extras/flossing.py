@@ -378,37 +378,33 @@ class _Jacobians:
             self.layers.append((rows, W, U, None if d is None else d[..., None]))
             start = rows.stop
 
-    def forward(self, t, V):
-        """D_t V for V (B, n, k)."""
-        out, below = torch.empty_like(V), None
+    def forward(self, t, V, out):
+        """out = D_t V, both (B, n, k)."""
+        below = None
         for rows, W, U, d in self.layers:
             H = W.shape[-1]
-            new, old = out[:, rows], V[:, rows].unflatten(1, (-1, H))
-            torch.matmul(W[t], old[:, 0], out=new)
+            new, old = out[:, rows], V[:, rows]
+            torch.bmm(W[t], old[:, :H], out=new)
             if U is not None:
-                new += U[t] @ below
+                new.baddbmm_(U[t], below)
             if d is not None:
-                new.unflatten(1, (-1, H)).addcmul_(d[t], old[:, -1:])
+                new.unflatten(1, (-1, H)).addcmul_(d[t], old[:, None, -H:])
             below = new[:, :H]
-        return out
 
-    def backward(self, t, V):
-        """D_t^T V, and the adjoint of what D_t V adds up to in each layer: V (B, n, k) with what the layers above add."""
-        out, total, below = torch.empty_like(V), V.clone(), None
+    def backward(self, t, V, out):
+        """out = D_t^T V, both (B, n, k); what the layers above send down is added to V."""
+        below = None
         for rows, W, U, d in reversed(self.layers):
             H = W.shape[-1]
-            new, old = total[:, rows], out[:, rows].unflatten(1, (-1, H))
+            new, old = V[:, rows], out[:, rows]
             if below is not None:
                 new[:, :H] += below
-            torch.matmul(W[t].mT, new, out=old[:, 0])
-            if d is not None:
-                through_d = (d[t] * new.unflatten(1, (-1, H))).sum(1)
-                if old.shape[1] > 1:
-                    old[:, 1] = through_d
-                else:
-                    old[:, 0] += through_d
-            below = None if U is None else U[t].mT @ new
-        return out, total
+            torch.bmm(W[t].mT, new, out=old[:, :H])
+            if d is not None and d.shape[2] == 1:
+                old.addcmul_(d[t, :, 0], new)
+            elif d is not None:
+                torch.mul(d[t, :, 0], new[:, :H], out=old[:, H:]).addcmul_(d[t, :, 1], new[:, H:])
+            below = None if U is None else torch.bmm(U[t].mT, new)
 
 
 # ------------------------------------------------------------------ the chain of factorisations
@@ -432,12 +428,12 @@ class _Exponents(torch.autograd.Function):
     def forward(ctx, Q, discard, qr_every, pooled, kinds, inputs, state, *weights):
         layers = _as_layers(kinds, weights)
         states = _trajectory(layers, inputs, state)
-        _check_finite(states.flatten(1).isfinite().all(1), "the state")
+        _check_finite(states.flatten(1).isfinite().all(1), "the state", 0)
         chain = _Chain(Q, discard, len(inputs), qr_every, pooled, keep=any(ctx.needs_input_grad))
         chunks = _chunks(layers, inputs, discard, qr_every)
         for first, last in chunks:
             _, coefficients = _step(layers, inputs[first:last], states[first:last])
-            chain.run(_Jacobians(layers, coefficients).forward, first, last)
+            chain.run(_Jacobians(layers, coefficients), first, last)
         ctx.chain, ctx.chunks, ctx.kinds = chain, chunks, kinds
         ctx.save_for_backward(inputs, states, *weights)
         return chain.exponents()
@@ -449,8 +445,8 @@ class _Exponents(torch.autograd.Function):
         needed = [i for i, w in enumerate(weights) if w is not None]
         sums = {i: torch.zeros_like(weights[i]) for i in needed}
         inputs_grad = torch.empty_like(inputs)
-        adjoint = None  # of the orthonormal system
-        delta = torch.zeros_like(states[0])[..., None]  # dL/d state after the chunk
+        adjoint = torch.zeros_like(ctx.chain.systems[0])  # of the orthonormal system
+        delta = torch.zeros_like(states[0])[..., None]  # dL/d state after the chunk, (B, n, 1)
         w = grad / ctx.chain.averaged_steps
         for first, last in reversed(ctx.chunks):
             x = inputs[first:last].detach().requires_grad_()
@@ -463,20 +459,19 @@ class _Exponents(torch.autograd.Function):
             with torch.no_grad():
                 jacobians = _Jacobians(layers, coefficients)
                 adjoint, totals = ctx.chain.backward(jacobians, first, last, adjoint, w)
-                V = torch.stack(ctx.chain.systems[first:last])
-                bars = _backward_jacobians(layers, coefficients, jacobians, V, totals, sums)
-            del V, totals
+                bars = _backward_jacobians(layers, coefficients, jacobians, torch.stack(ctx.chain.systems[first:last]), totals, sums)
+            del totals
             # through the vectors to the states, then back through time, then to weights and inputs
             direct = torch.autograd.grad(vectors, old, bars, retain_graph=True, allow_unused=True)[0]
-            deltas = torch.empty_like(new)
-            with torch.no_grad():
-                for t in reversed(range(last - first)):
-                    deltas[t] = delta[..., 0]
-                    delta, _ = jacobians.backward(t, delta)
-                    if direct is not None:
-                        delta[..., 0] += direct[t]
+            direct = torch.zeros_like(old) if direct is None else direct  # as of a linear network
+            deltas = torch.cat([direct[1:, ..., None], delta[None]])
+            for t in reversed(range(1, last - first)):
+                jacobians.backward(t, deltas[t].clone(), delta)
+                deltas[t - 1] += delta
+            jacobians.backward(0, deltas[0].clone(), delta)
+            delta += direct[0, ..., None]
             gradients = torch.autograd.grad(
-                [*vectors, new], [x, *(leaves[i] for i in needed)], [*bars, deltas], allow_unused=True
+                [*vectors, new], [x, *(leaves[i] for i in needed)], [*bars, deltas[..., 0]], allow_unused=True
             )
             inputs_grad[first:last] = gradients[0]
             for i, g in zip(needed, gradients[1:]):
@@ -525,22 +520,24 @@ class _Chain:
     """Orthonormal systems along the trajectory, and the segments of steps between two factorisations."""
 
     def __init__(self, Q, discard, T, qr_every, pooled, keep):
-        self.systems = [Q] + [None] * T  # (B, n, k): Q at the end of a segment, inside it D_t times the one before
+        # (T + 1, B, n, k), step by step: Q at the end of a segment, inside it D_t times the one before
+        self.systems = list(Q.new_empty(T + 1, *Q.shape)) if keep else [None] * (T + 1)
+        self.systems[0] = Q
         self.k, self.discard, self.averaged_steps = Q.shape[-1], discard, T - discard
         self.pooled, self.keep = pooled, keep
         self.length = FIRST_LENGTH if pooled else qr_every
         self.segments, self.R = [], []
         self.log_R = torch.zeros_like(Q[:, 0])
 
-    def run(self, step, first, last):
-        """Steps first..last: step(t, V) gives D_{first+t} V. Segments end at `discard` and at `last`."""
+    def run(self, jacobians, first, last):
+        """Steps first to last; a segment ends with the last."""
         systems, start, computed = self.systems, first, first
         while start < last:
-            phase_end = self.discard if start < self.discard < last else last
-            end = start + _first_of_even_lengths(phase_end - start, self.length) if self.pooled \
-                else min(start + self.length, phase_end)  # fmt: skip
+            end = start + _first_of_even_lengths(last - start, self.length)
             for t in range(computed, end):
-                systems[t + 1] = step(t - first, systems[t])
+                if not self.keep:
+                    systems[t + 1] = torch.empty_like(systems[t])
+                jacobians.forward(t - first, systems[t], systems[t + 1])
             Q, R = torch.linalg.qr(systems[end])
             if self.pooled:
                 condition = _condition_number(R)
@@ -548,86 +545,94 @@ class _Chain:
                 if condition > CONDITION_LIMIT and end - start > 1:
                     computed, self.length = end, min(self.length, end - start - 1)
                     continue
-            systems[end] = self.accept(Q, R, start, end)
-            if not self.keep:
-                systems[start:end] = [None] * (end - start)
+            self.accept(Q, R, start, end)
             start = computed = end
 
     def accept(self, Q, R, start, end):
-        """Q, with fewer columns from a step on whose Jacobian has a lower rank."""
+        """A segment ends: the next begins with Q, with fewer columns if the Jacobian has lost rank."""
         diagonal = R.diagonal(dim1=-2, dim2=-1).abs()
         existing = _existing_exponents(diagonal, Q.shape[-2], start, end)
         if existing < Q.shape[-1]:
-            self.log_R, self.keep = self.log_R[:, :existing], False
-            Q, R, diagonal = Q[..., :existing], R[..., :existing, :existing], diagonal[..., :existing]
+            self.keep = False  # all that is left is to count how many exist
+            Q, diagonal, self.log_R = Q[..., :existing], diagonal[:, :existing], self.log_R[:, :existing]
         if end > self.discard:
-            self.log_R = self.log_R + diagonal.log()
-        self.segments.append((start, end))
-        self.R.append(R if self.keep else None)
-        return Q
+            self.log_R += diagonal.log()
+        if self.keep:
+            self.systems[end].copy_(Q)
+            self.segments.append((start, end))
+            self.R.append(R)
+        else:
+            self.systems[start : end + 1] = [None] * (end - start) + [Q.contiguous()]
 
     def exponents(self):
         _check_all_exist(self.k, self.log_R.shape[-1])
         return self.log_R / self.averaged_steps
 
     def backward(self, jacobians, first, last, adjoint, w):
-        """Adjoints of systems[first] (B, n, k) and, for the steps between, the totals of _Jacobians.backward (m, B, n, k)."""
-        totals = [None] * (last - first)
-        for i in reversed(range(len(self.segments))):
-            start, end = self.segments[i]
-            if not first <= start < last:
-                continue
-            Q, R = self.systems[end], self.R[i]
-            adjoint = torch.zeros_like(Q) if adjoint is None else adjoint
+        """Adjoint of the system at step first, and those of what each step gave, (m, B, n, k).
+
+        adjoint (B, n, k): of the system at step last; w: dL/dlog|R_ii|.
+        """
+        totals = adjoint.new_empty(last - first, *adjoint.shape)
+        for start, end in reversed([segment for segment in self.segments if first <= segment[0] < last]):
+            Q, R = self.systems[end], self.R.pop()
             M = -adjoint.mT @ Q
             if end > self.discard:
                 M.diagonal(dim1=-2, dim2=-1).add_(w)
-            adjoint = adjoint + Q @ (M.tril() + M.tril(-1).mT)
-            adjoint = torch.linalg.solve_triangular(R.mT, adjoint, upper=False, left=False)  # now of the product
-            for t in range(end, start, -1):
-                adjoint, totals[t - 1 - first] = jacobians.backward(t - 1 - first, adjoint)
-        return adjoint, torch.stack(totals)
+            adjoint = torch.baddbmm(adjoint, Q, M.tril() + M.tril(-1).mT)
+            torch.linalg.solve_triangular(R.mT, adjoint, upper=False, left=False, out=totals[end - 1 - first])
+            for t in range(end - 1 - first, start - first, -1):
+                jacobians.backward(t, totals[t], totals[t - 1])
+            jacobians.backward(start - first, totals[start - first], adjoint)
+        return adjoint, totals
 
 
 def _exponents_of_callable(system, Q, discard, qr_every):
     """The same by forward-mode automatic differentiation of the callable, and backward by torch throughout."""
-    T, n, k, state, log_R = len(system.inputs), system.n, Q.shape[-1], system.state, 0
-
-    for t, x in enumerate(system.inputs):
-        def step(s):
-            new = system.network(x, s)
-            if not isinstance(new, torch.Tensor) or new.shape != s.shape:
-                got = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
-                raise ValueError(f"network must return a state of shape {tuple(s.shape)}, got {got}")
-            return new
-
-        tangent = Q.to(state.dtype)
-        state, Q = torch.func.vmap(
-            lambda v: torch.func.jvp(step, (state,), (v,)), in_dims=-1, out_dims=(None, -1)
-        )(tangent)
-        _check_finite(state.isfinite().all()[None], "the state", before=t)
-        if (t + 1 - discard) % qr_every == 0 or t + 1 in (discard, T):
+    network, state, k = system.network, system.state, Q.shape[-1]
+    log_R = torch.zeros_like(Q[:, 0])
+    start = 0
+    for end in (discard, len(system.inputs)):
+        while start < end:
+            stop = start + _first_of_even_lengths(end - start, qr_every)
+            for t in range(start, stop):
+                state, Q = _step_of_callable(network, system.inputs[t], state, Q.to(state.dtype))
+                _check_finite(state.isfinite().all()[None], "the state", t + 1)
             Q, R = torch.linalg.qr(Q.double())
             diagonal = R.diagonal(dim1=-2, dim2=-1).abs()
-            existing = _existing_exponents(diagonal.detach(), n, t, t + 1)
-            Q, diagonal = Q[..., :existing], diagonal[..., :existing]
-            log_R = (log_R[:, :existing] if t >= discard and isinstance(log_R, torch.Tensor) else log_R)
-            if t >= discard:
+            existing = _existing_exponents(diagonal.detach(), Q.shape[-2], start, stop)
+            Q, diagonal, log_R = Q[..., :existing], diagonal[:, :existing], log_R[:, :existing]
+            if stop > discard:
                 log_R = log_R + diagonal.log()
+            start = stop
     _check_all_exist(k, log_R.shape[-1])
-    return (log_R / (T - discard)).to(system.dtype)
+    return (log_R / (len(system.inputs) - discard)).to(system.dtype)
 
 
-def _check_finite(finite, what, before=0):
-    """finite: bools, one a step from step `before` on."""
+def _step_of_callable(network, x, state, V):
+    """Next state (B, n) and D_t V (B, n, k): jvp carries one column, vmap all of them."""
+
+    def step(state):
+        new = network(x, state)
+        if not isinstance(new, torch.Tensor) or new.shape != state.shape:
+            got = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
+            raise ValueError(f"network must return a state of shape {tuple(state.shape)}, got {got}")
+        return new
+
+    columns = torch.func.vmap(lambda v: torch.func.jvp(step, (state,), (v,)), in_dims=-1, out_dims=(None, -1))
+    return columns(V)
+
+
+def _check_finite(finite, what, first):
+    """finite: a bool for each step from step `first` on."""
     if not finite.all():
-        raise FloatingPointError(f"{what} is not finite at step {before + int((~finite).nonzero()[0])}")
+        raise FloatingPointError(f"{what} is not finite after time step {first + int((~finite).nonzero()[0])}")
 
 
 def _existing_exponents(diagonal, n, start, end):
     """How many leading columns of a product with this |diag R| (B, k) are independent, in every trial."""
     if not diagonal.isfinite().all():
-        raise FloatingPointError(f"the Jacobian is not finite between steps {start + 1} and {end}")
+        raise FloatingPointError(f"the Jacobian is not finite within the time steps {start + 1} to {end}")
     independent = diagonal > n * torch.finfo(diagonal.dtype).eps * diagonal.amax(-1, keepdim=True)
     return int(independent.cumprod(-1).sum(-1).min())
 
@@ -659,12 +664,11 @@ def _first_of_even_lengths(steps, longest):
 
 
 def _chunks(layers, inputs, discard, qr_every):
-    """(first, last) steps of stretches whose Jacobians fit into CHUNK_BYTES, of whole segments of qr_every steps."""
+    """(first, last) steps of stretches whose Jacobians fit into CHUNK_BYTES; the last discarded step ends one."""
     T, B = inputs.shape[:2]
     numbers = sum(_CELLS[w.kind].parts * w.W_hh.shape[1] * (w.W_hh.shape[1] + w.W_ih.shape[1] * (i > 0))
                   for i, w in enumerate(layers))  # fmt: skip
-    steps = max(CHUNK_BYTES // (8 * B * numbers), FIRST_LENGTH)
-    steps = math.ceil(steps / qr_every) * qr_every
+    steps = max(CHUNK_BYTES // (8 * B * numbers), FIRST_LENGTH, qr_every)
     chunks = []
     for start, stop in ((0, discard), (discard, T)):
         chunks += [(first, min(first + steps, stop)) for first in range(start, stop, steps)]
