@@ -52,15 +52,19 @@ def vanilla_like(network):
     return network
 
 
-def train(network, delay, epochs, seed, name=""):
-    """Accuracy of every epoch, each a new batch, before its update."""
+def floss_before_training(network, steps, k=75, **options):
+    """75 exponents of one trial of random bits, over 55 time steps of which 16 are discarded, towards 0."""
+    return floss(network, lambda: torch.randint(2, (55, 1, 1)).float(), k, steps=steps, discard=16, **options)
+
+
+def training(network, delay, seed):
+    """Loss and accuracy of one epoch after the other, each a new batch, before its update; the network changes in place."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     readout = nn.Linear(H, 1)
     parameters = [*network.parameters(), *readout.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
-    accuracy = []
-    for epoch in range(1, epochs + 1):
+    while True:
         bits, target = delayed_xor(B, T, delay, generator)
         logits = readout(network(bits)[0])[2 * delay :]
         loss = binary_cross_entropy_with_logits(logits, target)
@@ -68,10 +72,7 @@ def train(network, delay, epochs, seed, name=""):
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        accuracy.append(((logits > 0) == target.bool()).float().mean().item())
-        if name and epoch % 50 == 0:
-            print(f"{name}: epoch {epoch}/{epochs}  loss {loss.item():.4f}  accuracy {100 * accuracy[-1]:.1f} %", flush=True)
-    return accuracy
+        yield loss.item(), ((logits > 0) == target.bool()).float().mean().item()
 
 
 def main():
@@ -86,12 +87,15 @@ def main():
     torch.set_num_threads(1)  # at this size threads only wait for each other
     torch.manual_seed(args.seed)
     network = vanilla_like(getattr(nn, args.network)(1, H))
-    flossed = copy.deepcopy(network)
-    floss(flossed, lambda: torch.randint(2, (55, 1, 1)).float(), k=75, steps=args.steps, discard=16)
-    accuracies = {
-        "flossed before training": train(flossed, args.delay, args.epochs, args.seed, "flossed"),
-        "not flossed": train(network, args.delay, args.epochs, args.seed, "not flossed"),
-    }
+    networks = {"flossed before training": copy.deepcopy(network), "not flossed": network}
+    floss_before_training(networks["flossed before training"], args.steps)
+    accuracies = {}
+    for label, network in networks.items():
+        accuracies[label] = []
+        for epoch, (loss, accuracy) in zip(range(1, args.epochs + 1), training(network, args.delay, args.seed)):
+            accuracies[label].append(accuracy)
+            if epoch % 50 == 0:
+                print(f"{label}: epoch {epoch}/{args.epochs}  loss {loss:.4f}  accuracy {100 * accuracy:.1f} %", flush=True)
     draw(accuracies, f"nn.{args.network}, delayed XOR, delay {args.delay}", args.out)
 
 
