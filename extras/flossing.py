@@ -39,7 +39,6 @@ from collections import namedtuple
 
 import numpy as np
 import torch
-from torch.autograd.function import once_differentiable
 
 CONDITION_LIMIT = 1e10  # condition number of R up to which steps of a Float32 network share a factorisation
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
@@ -257,8 +256,8 @@ def _describe(value):
 
 def _orthonormal_system(n, k, seed):
     """Q of the QR of a Gaussian matrix (n, k); its first columns do not depend on k."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.linalg.qr(torch.randn(k, n, dtype=torch.float64, generator=generator).T)[0]
+    columns = np.random.default_rng(seed).standard_normal((k, n))
+    return torch.linalg.qr(torch.as_tensor(columns, device="cpu").T)[0]
 
 
 # ------------------------------------------------------------------ cells in closed form
@@ -439,8 +438,9 @@ class _Exponents(torch.autograd.Function):
         return chain.exponents()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad):
+        if torch.is_grad_enabled():
+            raise RuntimeError("Lyapunov exponents can be differentiated once: create_graph must be False")
         inputs, states, *weights = ctx.saved_tensors
         needed = [i for i, w in enumerate(weights) if w is not None]
         sums = {i: torch.zeros_like(weights[i]) for i in needed}
@@ -456,10 +456,9 @@ class _Exponents(torch.autograd.Function):
             with torch.enable_grad():
                 new, coefficients = _step(layers, x, old)
             vectors = [v for layer in coefficients for v in layer if v is not None]
-            with torch.no_grad():
-                jacobians = _Jacobians(layers, coefficients)
-                adjoint, totals = ctx.chain.backward(jacobians, first, last, adjoint, w)
-                bars = _backward_jacobians(layers, coefficients, jacobians, torch.stack(ctx.chain.systems[first:last]), totals, sums)
+            jacobians = _Jacobians(layers, coefficients)
+            adjoint, totals = ctx.chain.backward(jacobians, first, last, adjoint, w)
+            bars = _backward_jacobians(layers, coefficients, jacobians, torch.stack(ctx.chain.systems[first:last]), totals, sums)
             del totals
             # through the vectors to the states, then back through time, then to weights and inputs
             direct = torch.autograd.grad(vectors, old, bars, retain_graph=True, allow_unused=True)[0]
