@@ -518,7 +518,7 @@ def test_the_experiment_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setattr(own_network, "STEPS", 1)
     own_network.main(["--seeds", "1", "--out", str(tmp_path)])
     rows = own_network.read(tmp_path / "own_network.csv")
-    assert len(rows) == len(list(own_network.conditions([1]))) == 17
+    assert len(rows) == len(list(own_network.conditions([1], own_network.STARTS))) == 19
     assert {row["delay"] for row in rows} == {"10"}  # nothing is learned in two epochs: no longer delay is tried
     monkeypatch.setattr(own_network, "train", None)
     own_network.main(["--seeds", "1", "--out", str(tmp_path)])
