@@ -429,7 +429,7 @@ class _Exponents(torch.autograd.Function):
         states = _trajectory(layers, inputs, state)
         _check_finite(states.flatten(1).isfinite().all(1), "the state", 0)
         chain = _Chain(Q, discard, len(inputs), qr_every, pooled, keep=any(ctx.needs_input_grad))
-        chunks = _chunks(layers, inputs, discard, qr_every)
+        chunks = _chunks(layers, inputs, qr_every)
         for first, last in chunks:
             _, coefficients = _step(layers, inputs[first:last], states[first:last])
             chain.run(_Jacobians(layers, coefficients), first, last)
@@ -458,7 +458,7 @@ class _Exponents(torch.autograd.Function):
             vectors = [v for layer in coefficients for v in layer if v is not None]
             jacobians = _Jacobians(layers, coefficients)
             adjoint, totals = ctx.chain.backward(jacobians, first, last, adjoint, w)
-            bars = _backward_jacobians(layers, coefficients, jacobians, torch.stack(ctx.chain.systems[first:last]), totals, sums)
+            bars = _backward_jacobians(layers, coefficients, jacobians, ctx.chain.store[first:last], totals, sums)
             del totals
             # through the vectors to the states, then back through time, then to weights and inputs
             direct = torch.autograd.grad(vectors, old, bars, retain_graph=True, allow_unused=True)[0]
@@ -485,26 +485,40 @@ def _as_layers(kinds, weights):
 def _backward_jacobians(layers, coefficients, jacobians, V, totals, sums):
     """Adjoints of the vectors in coefficients, in order; adds those of the weight matrices to sums.
 
-    V (m, B, n, k): what each step began with; totals (m, B, n, k): adjoint of what it gave (_Jacobians.backward).
+    V (m, B, n, k): what each step began with; totals (m, B, n, k): adjoint of what it gave (_Chain.backward).
     """
     bars, below = [], None
-    for number, (layer, (a, e, d), (rows, W, U, _)) in enumerate(zip(layers, coefficients, jacobians.layers)):
+    for number, (layer, (a, e, d), (rows, W, U, d_column)) in enumerate(zip(layers, coefficients, jacobians.layers)):
         H = layer.W_hh.shape[1]
-        total, old = totals[:, :, rows], V[:, :, rows].unflatten(2, (-1, H))
-        pairs = [(a, layer.W_hh, old[:, :, 0], 4 * number + 1)]
-        pairs.append((e, layer.W_ih, below, 4 * number) if number else (None, None, None, None))
-        for vectors, weight, tangent, index in pairs:
-            if vectors is None:
-                bars.append(torch.zeros_like(e))  # the tangent of the network's input is 0
-                continue
-            outer = (total @ tangent.mT).unflatten(2, (-1, H))  # dL/dW or dL/dU (m, B, R, H, H)
-            bars.append(torch.einsum("mbrij,gij->mbrgi", outer, weight.view(-1, H, H)))
-            sums[index] += torch.einsum("mbrgi,mbrij->gij", vectors, outer).reshape(weight.shape)
+        total, old = totals[:, :, rows], V[:, :, rows]
+        bar, weights = _backward_weighted_sum(a, layer.W_hh, total, old[:, :, :H])
+        bars.append(bar)
+        sums[4 * number + 1] += weights
+        if number:
+            bar, weights = _backward_weighted_sum(e, layer.W_ih, total, below)
+            bars.append(bar)
+            sums[4 * number] += weights
+        else:
+            bars.append(torch.zeros_like(e))  # the tangent of the network's input is 0
         if d is not None:
-            bars.append((total.unflatten(2, (-1, H)) * old[:, :, -1:]).sum(-1))
+            bars.append((total.unflatten(2, (-1, H)) * old[:, :, None, -H:]).sum(-1))
         if number + 1 < len(layers):
-            below = _tangent_of_output(H, V[:, :, rows], below, W, U, d)
+            below = _tangent_of_output(H, old, below, W, U, d_column)
     return bars
+
+
+def _backward_weighted_sum(vectors, weight, total, tangent):
+    """Adjoints of the vectors a_g (m, B, R, G, H) and the weights (G H, J) of sum_g a_g * (W_g tangent).
+
+    total (m, B, R H, k): adjoint of the sum; tangent (m, B, J, k).
+    """
+    G, H = vectors.shape[-2:]
+    J = weight.shape[1]
+    outer = torch.bmm(total.flatten(0, 1), tangent.flatten(0, 1).mT)
+    outer = outer.view(-1, H, J).transpose(0, 1).contiguous()  # (H, m B R, J): both sums are over the inner two
+    bars = torch.bmm(outer, weight.view(G, H, J).permute(1, 2, 0)).permute(1, 2, 0).reshape(vectors.shape)
+    weights = torch.bmm(vectors.reshape(-1, G, H).permute(2, 1, 0), outer).transpose(0, 1).reshape(weight.shape)
+    return bars, weights
 
 
 def _tangent_of_output(H, V, below, W, U, d):
@@ -512,7 +526,7 @@ def _tangent_of_output(H, V, below, W, U, d):
     tangent = W[:, :, :H] @ V[:, :, :H]
     if below is not None:
         tangent += U[:, :, :H] @ below
-    return tangent if d is None else tangent.addcmul_(d[:, :, 0, :, None], V[:, :, -H:])
+    return tangent if d is None else tangent.addcmul_(d[:, :, 0], V[:, :, -H:])
 
 
 class _Chain:
@@ -520,8 +534,12 @@ class _Chain:
 
     def __init__(self, Q, discard, T, qr_every, pooled, keep):
         # (T + 1, B, n, k), step by step: Q at the end of a segment, inside it D_t times the one before
-        self.systems = list(Q.new_empty(T + 1, *Q.shape)) if keep else [None] * (T + 1)
-        self.systems[0] = Q
+        self.store = Q.new_empty(T + 1, *Q.shape) if keep else [None] * (T + 1)
+        self.systems = list(self.store)
+        if keep:
+            self.store[0] = Q
+        else:
+            self.systems[0] = Q
         self.k, self.discard, self.averaged_steps = Q.shape[-1], discard, T - discard
         self.pooled, self.keep = pooled, keep
         self.length = FIRST_LENGTH if pooled else qr_every
@@ -529,10 +547,11 @@ class _Chain:
         self.log_R = torch.zeros_like(Q[:, 0])
 
     def run(self, jacobians, first, last):
-        """Steps first to last; a segment ends with the last."""
+        """Steps first to last; segments end with the last and with the last discarded step."""
         systems, start, computed = self.systems, first, first
         while start < last:
-            end = start + _first_of_even_lengths(last - start, self.length)
+            phase_end = self.discard if start < self.discard < last else last
+            end = start + _first_of_even_lengths(phase_end - start, self.length)
             for t in range(computed, end):
                 if not self.keep:
                     systems[t + 1] = torch.empty_like(systems[t])
@@ -662,13 +681,10 @@ def _first_of_even_lengths(steps, longest):
     return math.ceil(steps / math.ceil(steps / longest))
 
 
-def _chunks(layers, inputs, discard, qr_every):
-    """(first, last) steps of stretches whose Jacobians fit into CHUNK_BYTES; the last discarded step ends one."""
+def _chunks(layers, inputs, qr_every):
+    """(first, last) steps of stretches whose Jacobians fit into CHUNK_BYTES."""
     T, B = inputs.shape[:2]
     numbers = sum(_CELLS[w.kind].parts * w.W_hh.shape[1] * (w.W_hh.shape[1] + w.W_ih.shape[1] * (i > 0))
                   for i, w in enumerate(layers))  # fmt: skip
     steps = max(CHUNK_BYTES // (8 * B * numbers), FIRST_LENGTH, qr_every)
-    chunks = []
-    for start, stop in ((0, discard), (discard, T)):
-        chunks += [(first, min(first + steps, stop)) for first in range(start, stop, steps)]
-    return chunks
+    return [(first, min(first + steps, T)) for first in range(0, T, steps)]

@@ -269,7 +269,7 @@ def test_neither_factorising_seldom_nor_small_chunks_nor_no_grad_change_the_expo
     monkeypatch.setattr(flossing, "CHUNK_BYTES", 1)
     monkeypatch.setattr(flossing, "FIRST_LENGTH", 2)
     chunked = lyapunov_exponents(network, inputs, 3, discard=DISCARD)
-    assert len(flossing._chunks(flossing._system(network, inputs, None).layers, inputs, DISCARD, 1)) == 5
+    assert len(flossing._chunks(flossing._system(network, inputs, None).layers, inputs, 1)) == 5
     torch.testing.assert_close(chunked, expected, rtol=0, atol=1e-12)
     assert_close(weighted_gradients(chunked, parameters), gradients, 1e-10)
     with torch.no_grad():
