@@ -11,6 +11,8 @@ learned, or after EPOCHS; without flossing it gets as many epochs more as the fl
 import argparse
 import copy
 import csv
+import multiprocessing
+import resource
 import sys
 import time
 from collections import deque
@@ -22,6 +24,7 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
+from example_code.experiments.benchmark import median_times, processor  # noqa: E402
 from example_code.floss_your_own_network import H, floss_before_training, training, vanilla_like  # noqa: E402
 from extras.flossing import lyapunov_exponents  # noqa: E402
 from extras.record import LEARNED, WINDOW  # noqa: E402
@@ -140,15 +143,144 @@ def run_all(path, seeds, starts):
                 print(*row.values(), flush=True)
 
 
+# ------------------------------------------------------------------ table and figure of the runs
+
+
+def longest(rows, start, kind, flossed, k=75):
+    """(delays, seeds at work, epochs at the first delay): the longest delay learned of each seed, 0 if none."""
+    rows = [row for row in rows if (row["network"], row["start"], int(row["k"])) == (kind, start, k)
+            and (int(row["flossing_steps"]) > 0) == flossed]  # fmt: skip
+    seeds = sorted({int(row["seed"]) for row in rows})
+    learned = {seed: [row for row in rows if int(row["seed"]) == seed and row["epoch_learned"]] for seed in seeds}
+    delays = [max((int(row["delay"]) for row in learned[seed]), default=0) for seed in seeds]
+    epochs = [int(row["epoch_learned"]) for seed in seeds for row in learned[seed] if int(row["delay"]) == DELAYS[0]]
+    return rows, delays, epochs
+
+
+def table(rows):
+    """Markdown: one line for each network, kind of initial weights, with and without flossing."""
+    lines = ["| network | initial weights | flossing | loss it reached | epochs to learn delay 10 | longest delay learned, by seed |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for start in STARTS:
+        for kind in KINDS_OF[start]:
+            for flossed, k in ((True, 75), (True, 150), (False, 75)):
+                chosen, delays, epochs = longest(rows, start, kind, flossed, k)
+                if not chosen:
+                    continue
+                losses = sorted({float(row["flossing_loss"]) for row in chosen if row["flossing_loss"]})
+                loss = f"{losses[0]:g} to {losses[-1]:g}" if len(losses) > 1 else "".join(f"{x:g}" for x in losses) or "-"
+                flossing = f"{STEPS} steps, k = {k}" if flossed else "none"
+                lines.append(f"| nn.{kind} | {start} | {flossing} | {loss} | {', '.join(map(str, epochs)) or '-'} "
+                             f"| {', '.join(str(d) if d else 'none' for d in delays)} |")  # fmt: skip
+    return lines
+
+
+def draw(rows, path):
+    """Epochs until a delay is learned, each seed a point, with flossing and without; crosses: not learned."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(8, 3.6), sharey=True, layout="constrained")
+    for ax, kind in zip(axes, KINDS_OF["vanilla"]):
+        for flossed, colour, shift in ((True, "#0072B2", -0.12), (False, "#D55E00", 0.12)):
+            chosen, _, _ = longest(rows, "vanilla", kind, flossed)
+            for learned, marker in ((True, "o"), (False, "x")):
+                points = [(DELAYS.index(int(row["delay"])), int(row["epochs"])) for row in chosen if bool(row["epoch_learned"]) == learned]
+                label = ("flossed" if flossed else "not flossed") + ("" if learned else ", not learned until then")
+                x, y = np.array(points).reshape(-1, 2).T
+                ax.plot(x + shift, y, marker, color=colour, ms=5, fillstyle="none", label=label)
+        used = {int(row["delay"]) for row in rows if row["start"] == "vanilla"}
+        ticks = [i for i, delay in enumerate(DELAYS) if delay in used]
+        ax.set(title=f"nn.{kind}", xlabel="delay (time steps)", ylim=(0, None))
+        ax.set_xticks(ticks, [DELAYS[i] for i in ticks])
+    axes[0].set_ylabel(f"training epochs to {100 * LEARNED:.0f} %")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+# ------------------------------------------------------------------ times and memory
+
+
+def flossing_gradient(network, k, T, state=None, discard=0):
+    """Function without arguments: exponents of one trial, forward and backward."""
+    inputs = torch.randint(2, (T, 1, 1)).float()
+    return lambda: lyapunov_exponents(network, inputs, k, state=state, discard=discard).square().mean().backward()
+
+
+def callable_cell(kind, network):
+    """torch's own cell with the weights of the network, as a callable: its Jacobians come by vmap(jvp)."""
+    cell = getattr(nn, kind + "Cell")(1, H)
+    cell.load_state_dict({name.removesuffix("_l0"): p for name, p in network.named_parameters()})
+    if kind == "LSTM":
+        return (lambda x, state: torch.cat(cell(x, (state[:, :H], state[:, H:])), 1)), torch.zeros(1, 2 * H)
+    return (lambda x, state: cell(x, state)), torch.zeros(1, H)
+
+
+def time_table(rounds=20, k=75, T=55, discard=16):
+    """Markdown: milliseconds of a flossing gradient, medians; the two take turns."""
+    lines = ["| network | closed form (ms) | vmap(jvp) (ms) | ratio |", "|---|---|---|---|"]
+    for kind in KINDS_OF["vanilla"]:
+        network = vanilla_like(getattr(nn, kind)(1, H))
+        cell, state = callable_cell(kind, network)
+        seconds = median_times({"closed": flossing_gradient(network, k, T, discard=discard),
+                                "jvp": flossing_gradient(cell, k, T, state, discard)}, rounds)  # fmt: skip
+        lines.append(f"| nn.{kind} | {1e3 * seconds['closed']:.1f} | {1e3 * seconds['jvp']:.0f} "
+                     f"| {seconds['jvp'] / seconds['closed']:.1f} |")  # fmt: skip
+    return lines
+
+
+def peak_memory(kind, T=1000, hidden=256, k=32):
+    """Largest resident memory (MB) of this process before and after one gradient, and its seconds."""
+    torch.set_num_threads(1)
+    network = getattr(nn, kind)(1, hidden)
+    flossing_gradient(network, k, 2)()  # libraries are loaded
+    before = resident_memory()
+    started = time.perf_counter()
+    flossing_gradient(network, k, T)()
+    return before, resident_memory(), time.perf_counter() - started
+
+
+def resident_memory():
+    """The most so far, MB. Linux: of this program only; ru_maxrss would count what its parent had before it started."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def memory_table():
+    """Markdown; each network in a process of its own."""
+    lines = ["| network | memory before (MB) | at most (MB) | seconds |", "|---|---|---|---|"]
+    for kind in KINDS_OF["vanilla"]:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            before, most, seconds = pool.apply(peak_memory, (kind,))
+        lines.append(f"| nn.{kind} | {before:.0f} | {most:.0f} | {seconds:.1f} |")
+    return lines
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="initial weights; default all")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of own_network.csv and .png; default out")
+    parser.add_argument("--times", action="store_true", help="no training: times against vmap(jvp), and memory")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)  # at this size threads only wait for each other
+    if args.times:
+        print(f"{processor()}, one thread; H = {H}, 75 exponents, 55 steps, forward and backward\n")
+        print("\n".join(time_table()))
+        print("\nT = 1000, H = 256, k = 32, forward and backward\n")
+        print("\n".join(memory_table()))
+        return
     args.out.mkdir(parents=True, exist_ok=True)
-    run_all(args.out / "own_network.csv", args.seeds, args.starts)
+    path = args.out / "own_network.csv"
+    run_all(path, args.seeds, args.starts)
+    rows = read(path)
+    print("\n".join(table(rows)))
+    draw(rows, path.with_suffix(".png"))
 
 
 if __name__ == "__main__":
