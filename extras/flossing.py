@@ -42,7 +42,7 @@ import torch
 
 CONDITION_LIMIT = 1e10  # condition number of R up to which steps of a Float32 network share a factorisation
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
-CHUNK_BYTES = 2**24  # of Jacobians held at once
+CHUNK_BYTES = 2**22  # of Jacobians held at once
 
 FlossingHistory = namedtuple("FlossingHistory", "loss exponents")
 FlossingHistory.__doc__ = "loss (steps,) and exponents (steps, k), the mean over trials, before each step; float64 arrays."
