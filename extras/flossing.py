@@ -3,8 +3,8 @@
     from flossing import floss, lyapunov_exponents
 
     network = torch.nn.GRU(1, 80)
-    floss(network, lambda: torch.randint(2, (55, 1, 1)).float(), k=75, steps=500, discard=16)    # changes its parameters
-    lyapunov_exponents(network, inputs, k=10)                                                    # (B, 10), 1/step
+    floss(network, lambda: torch.randint(2, (55, 1, 1)).float(), k=75, steps=500, discard=16)  # changes its parameters
+    lyapunov_exponents(network, inputs, k=10)                                                  # (B, 10), 1/step
 
 Gradient flossing (R. Engelken, "Gradient Flossing: Improving Gradient Descent through Dynamic Control of Jacobians",
 NeurIPS 2023, arXiv 2312.17306) drives the Lyapunov exponents of a network towards zero by gradient descent, so that
@@ -15,20 +15,20 @@ the hidden states of all layers, and for an LSTM the cell states too. With the J
 
 where Q_0 is a random orthonormal system of k columns. Exponents are natural logarithms per step.
 
-The Jacobians of nn.RNN, nn.GRU, nn.LSTM and their Cells stand here in closed form. In a layer with the hidden state h (and
-the cell state c of an LSTM), G gates and the weights W_g, U_g of the hidden state and of the input x, a tangent moves as
+The Jacobians of nn.RNN, nn.GRU, nn.LSTM and their Cells stand here in closed form. In a layer with the hidden state h
+(and the cell state c of an LSTM), G gates, and weights W_g of the hidden state and U_g of the input x, a tangent moves
 
-    dh' (and dc') = sum_g a_g * (W_g dh) + sum_g e_g * (U_g dx) + d * (dh of a GRU, dc of an LSTM)
+    as  dh' (and dc') = sum_g a_g * (W_g dh) + sum_g e_g * (U_g dx) + d * (dh of a GRU, dc of an LSTM)
 
-with vectors a_g, e_g and d that `_cell` computes, and dx is the tangent dh' of the layer below. Backward goes one sweep
-through the QR chain, with the adjoint of A = Q R: for Qbar = dL/dQ and w_i = dL/dlog|R_ii|,
+with vectors a_g, e_g and d that the cells' formulae give; dx is the tangent dh' of the layer below. The way back is one
+sweep through the QR chain, with the adjoint of A = Q R: for Qbar = dL/dQ and w_i = dL/dlog|R_ii|,
 
     dL/dA = (Qbar + Q sym(M)) R^-T,    M = diag(w) - Qbar^T Q,    sym mirrors the lower triangle
 
-(Seeger et al. 2018, arXiv 1710.08717; Liao et al. 2019, PRX 9, 031041), then through the trajectory with the Jacobians that
-are there anyway. A factorisation may stand for several steps, since a product of triangular matrices is triangular: the
-arithmetic is Float64 throughout, and for a Float32 network steps are pooled as long as the condition number of R leaves
-more digits than Float32 has. The result can be differentiated once, not twice.
+(Seeger et al. 2018, arXiv 1710.08717; Liao et al. 2019, PRX 9, 031041), then through the trajectory with the Jacobians
+that are there anyway. A factorisation may stand for several steps, since a product of triangular matrices is
+triangular: the arithmetic is Float64 throughout, and steps of a Float32 network share one as long as the condition
+number of R leaves more digits than Float32 has. The result can be differentiated once, not twice.
 
 Times and memory: example_code/experiments/own_network.py of the project that this file comes from.
 """
@@ -45,7 +45,7 @@ FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 CHUNK_BYTES = 2**22  # of Jacobians held at once
 
 FlossingHistory = namedtuple("FlossingHistory", "loss exponents")
-FlossingHistory.__doc__ = "loss (steps,) and exponents (steps, k), the mean over trials, before each step; float64 arrays."
+FlossingHistory.__doc__ = "loss (steps,) and exponents (steps, k), mean over trials, before each step; float64 arrays."
 
 
 # ------------------------------------------------------------------ what one calls
@@ -64,8 +64,8 @@ def lyapunov_exponents(network, inputs, k=None, *, state=None, discard=0, qr_eve
     seed: of the initial orthonormal system, the same for every trial; torch's own generator is not touched.
 
     Float32 or Float64, on the device of the network. They come in the order of the QR: descending, up to fluctuations.
-    ValueError for arguments that cannot be, and for a step whose Jacobian has a rank below k: it says how many exponents
-    exist. FloatingPointError if the trajectory or the exponents are not finite.
+    ValueError for arguments that cannot be, and for a step whose Jacobian has a rank below k: it says how many
+    exponents exist. FloatingPointError if the trajectory or its Jacobians are not finite.
     """
     if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
         raise ValueError(f"inputs must be a tensor of floating-point numbers, got {_describe(inputs)}")
@@ -98,8 +98,8 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, parameters=None, op
     optimizer: a torch optimiser of the parameters, instead of Adam with the step size lr.
     progress: print how far it is; options: state, discard, qr_every and seed of lyapunov_exponents.
 
-    Returns FlossingHistory(loss (steps,), exponents (steps, k)). If something is not finite, or an exponent does not exist,
-    FloatingPointError or ValueError names the step, and the parameters are what they were before the call.
+    Returns FlossingHistory(loss (steps,), exponents (steps, k)). If something is not finite, or an exponent does not
+    exist, FloatingPointError or ValueError names the step, and the parameters are what they were before the call.
     """
     _check_integer("steps", steps, 0)
     if optimizer is None:
@@ -175,7 +175,7 @@ def _system(network, inputs, state):
     kind = _kind(network)
     if kind is None:
         if not callable(network):
-            raise ValueError(f"network must be an nn.RNN, nn.GRU, nn.LSTM, a Cell or a callable, got {_describe(network)}")
+            raise ValueError(f"network must be an nn.RNN, nn.GRU, nn.LSTM, Cell or callable, got {_describe(network)}")
         return _system_of_callable(network, inputs, state)
     dtype = network.weight_hh_l0.dtype if isinstance(network, torch.nn.RNNBase) else network.weight_hh.dtype
     if dtype not in (torch.float32, torch.float64):
@@ -229,7 +229,8 @@ def _initial_state(state, L, B, H, parts, inputs):
     allowed = [(L, B, H)] + [(B, H)] * (L == 1 or B == 1) + [(H,)] * (L == B == 1)
     shapes = [tuple(s.shape) if isinstance(s, torch.Tensor) else s for s in states]
     if len(states) != parts or any(shape not in allowed for shape in shapes):
-        raise ValueError(f"state must be {'a tensor' if parts == 1 else 'a pair of tensors'} of shape {(L, B, H)}, got {shapes}")
+        what = "a tensor" if parts == 1 else "a pair of tensors"
+        raise ValueError(f"state must be {what} of shape {(L, B, H)}, got {shapes}")
     return torch.stack([s.double().reshape(L, B, H) for s in states], 1).permute(2, 0, 1, 3).reshape(B, L * parts * H)
 
 
@@ -421,7 +422,7 @@ def _exponents(system, Q, discard, qr_every):
 
 
 class _Exponents(torch.autograd.Function):
-    """Exponents (B, k) of layers in closed form; forward keeps the orthonormal systems, T B n k numbers, and the states."""
+    """Exponents (B, k) of layers in closed form; keeps the orthonormal systems, T B n k numbers, and the states."""
 
     @staticmethod
     def forward(ctx, Q, discard, qr_every, pooled, kinds, inputs, state, *weights):
@@ -658,8 +659,8 @@ def _existing_exponents(diagonal, n, start, end):
 def _check_all_exist(k, existing):
     if existing < k:
         raise ValueError(
-            f"k must be at most {existing} here, got {k}: the Jacobian loses rank along the trajectory (units that are off "
-            f"or saturated), and only {existing} Lyapunov exponents exist"
+            f"k must be at most {existing} here, got {k}: the Jacobian loses rank along the trajectory (units that are "
+            f"off or saturated), and only {existing} Lyapunov exponents exist"
         )
 
 

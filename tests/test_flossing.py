@@ -1,4 +1,4 @@
-"""extras/flossing.py against autograd Jacobians of torch's own modules, finite differences, and systems with known exponents."""
+"""extras/flossing.py against autograd Jacobians of torch's own modules, finite differences and known exponents."""
 
 import math
 import subprocess
@@ -103,7 +103,9 @@ def assert_close(gradients, expected, limit):
 # ------------------------------------------------------------------ against torch's modules
 
 
-@pytest.mark.parametrize("layers, options", [(1, {}), (1, {"bias": False}), (2, {"batch_first": True}), (2, {"bias": False})])
+@pytest.mark.parametrize(
+    "layers, options", [(1, {}), (1, {"bias": False}), (2, {"batch_first": True}), (2, {"bias": False})]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_exponents_and_gradients_are_those_of_the_autograd_jacobians(kind, layers, options):
     network, inputs, state = draw(kind, layers, **options)
@@ -305,7 +307,8 @@ def test_every_tensor_is_made_on_a_device_that_is_named(kind):
     """Under another default device, a tensor made without a device would meet those of the network and fail."""
     network, inputs, state = draw("tanh" if kind == "callable" else kind, layers=1 if kind == "callable" else 2)
     if kind == "callable":
-        network, state = (lambda x, s, W=network.weight_hh_l0: torch.tanh(s @ W.T + x[:, :1])), torch.ones(B, H).double()
+        W, state = network.weight_hh_l0, torch.ones(B, H, dtype=torch.float64)
+        network = lambda x, s: torch.tanh(s @ W.T + x[:, :1])  # noqa: E731
     with torch.device("meta"):
         exponents = lyapunov_exponents(network, inputs, 3, state=state)
         exponents.square().mean().backward()
@@ -373,8 +376,8 @@ def test_inputs_of_another_kind_are_refused_by_name():
     assert "inputs must have at least one time step" in refusal(network, torch.zeros(0, B, I))
     assert "inputs must" in refusal(network, [[1.0]])
     assert "state must be a tensor (B, n)" in refusal(lambda x, s: s, torch.zeros(T, B, I))
-    state = torch.ones(B, 2)
-    assert "network must return a state of shape (3, 2)" in refusal(lambda x, s: s[:, :1], torch.zeros(T, B, I), state=state)
+    message = refusal(lambda x, s: s[:, :1], torch.zeros(T, B, I), state=torch.ones(B, 2))
+    assert "network must return a state of shape (3, 2)" in message
 
 
 @pytest.mark.parametrize("kind", ["module", "callable"])
@@ -488,7 +491,8 @@ def test_progress_is_some_ten_lines_and_can_be_switched_off(capsys):
 
 def test_the_file_needs_nothing_but_torch_and_numpy(tmp_path):
     (tmp_path / "flossing.py").write_text((ROOT / "extras" / "flossing.py").read_text())
-    code = ("import sys, flossing, torch; print(flossing.lyapunov_exponents(torch.nn.GRU(1, 4), torch.ones(9, 2, 1), 2).shape);"
+    code = ("import sys, flossing, torch;"
+            "print(flossing.lyapunov_exponents(torch.nn.GRU(1, 4), torch.ones(9, 2, 1), 2).shape);"
             "assert not {'extras', 'scipy', 'matplotlib'} & set(sys.modules)")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -496,8 +500,8 @@ def test_the_file_needs_nothing_but_torch_and_numpy(tmp_path):
 
 
 def test_the_example_runs(tmp_path):
-    command = [sys.executable, str(ROOT / "example_code" / "floss_your_own_network.py"), "--network", "GRU", "--epochs", "1",
-               "--steps", "1", "--delay", "100"]  # fmt: skip
+    script = str(ROOT / "example_code" / "floss_your_own_network.py")
+    command = [sys.executable, script, "--network", "GRU", "--epochs", "1", "--steps", "1", "--delay", "100"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "floss_your_own_network.png").exists()

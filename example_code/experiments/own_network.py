@@ -3,9 +3,10 @@
     python example_code/experiments/own_network.py              # trains what is missing in --out, then table and figure
     python example_code/experiments/own_network.py --times      # times of a flossing step against vmap(jvp), and memory
 
-Networks, task and training are those of example_code/floss_your_own_network.py. Flossing does not know the delay: a network
-is flossed once, and copies of it are trained at one delay after the other, until one is not learned. A run ends when it has
-learned, or after EPOCHS; without flossing it gets as many epochs more as the flossing took. Every run is a row of the CSV.
+Networks, task and training are those of example_code/floss_your_own_network.py. Flossing does not know the delay: a
+network is flossed once, and copies of it are trained at one delay after the other, until one is not learned. A run ends
+when it has learned, or after EPOCHS; without flossing it gets as many epochs more as flossing takes time. Every run is
+a row of the CSV.
 """
 
 import argparse
@@ -25,14 +26,14 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from example_code.experiments.benchmark import median_times, processor  # noqa: E402
-from example_code.floss_your_own_network import H, floss_before_training, training, vanilla_like  # noqa: E402
+from example_code.floss_your_own_network import H, floss_before_training, make_network, training  # noqa: E402
 from extras.flossing import lyapunov_exponents  # noqa: E402
 from extras.record import LEARNED, WINDOW  # noqa: E402
 
 DELAYS = (10, 15, 20, 30, 40, 50, 60, 80)
 EPOCHS, STEPS = 400, 500  # of training; of flossing
 # Epochs that take as long as one flossing step (75 exponents, 55 steps): columns flossing_seconds and training_seconds
-EPOCHS_PER_STEP = {"RNN": 1.2, "GRU": 0.5, "LSTM": 1.0}
+EPOCHS_PER_STEP = {"RNN": 1.2, "GRU": 0.5, "LSTM": 2.7}
 FIELDS = ("network", "start", "delay", "seed", "flossing_steps", "k", "flossing_loss", "epochs", "epoch_learned",
           "best_accuracy", "flossing_seconds", "training_seconds")  # fmt: skip
 
@@ -40,26 +41,32 @@ FIELDS = ("network", "start", "delay", "seed", "flossing_steps", "k", "flossing_
 # ------------------------------------------------------------------ networks to start from
 
 
-def torch_default(network):
+def torch_default(kind):
+    return getattr(nn, kind)(1, H)
+
+
+def as_in_the_paper(kind):
+    """Recurrent weights N(0, 1) / sqrt(H) too: torch's are 0.58 times as large."""
+    network = make_network(kind)
+    nn.init.normal_(network.weight_hh_l0, std=H**-0.5)
     return network
 
 
-def strong_input(network):
-    """torch's initial weights, but input weights N(0, 1)."""
-    nn.init.normal_(network.weight_ih_l0)
-    return network
-
-
-def gate_that_holds(network):
-    """As vanilla_like, but with a bias of +1 of the GRU's update gate and of the LSTM's forget gate, as is usual."""
-    vanilla_like(network)
+def gate_that_holds(kind):
+    """A bias of +1 of the GRU's update gate and of the LSTM's forget gate, as is usual."""
+    network = make_network(kind)
     with torch.no_grad():
         network.bias_ih_l0.view(-1, H)[1] = 1
     return network
 
 
-STARTS = {"vanilla": vanilla_like, "torch": torch_default, "input": strong_input, "holding": gate_that_holds}
-KINDS_OF = {"vanilla": ("RNN", "GRU", "LSTM"), "torch": ("RNN", "GRU", "LSTM"), "input": ("RNN",), "holding": ("GRU", "LSTM")}
+KINDS = ("RNN", "GRU", "LSTM")
+STARTS = {  # name: function kind -> network, kinds
+    "example": (make_network, KINDS),
+    "torch": (torch_default, KINDS),
+    "paper": (as_in_the_paper, ("RNN",)),
+    "holding": (gate_that_holds, ("GRU", "LSTM")),
+}
 
 
 # ------------------------------------------------------------------ runs
@@ -69,12 +76,12 @@ def conditions(seeds, starts):
     """(network, start, flossing steps, k, seed) of all runs."""
     for start in starts:
         for seed in seeds:
-            for kind in KINDS_OF[start]:
+            for kind in STARTS[start][1]:
                 for steps in (STEPS, 0):
                     yield kind, start, steps, 75, seed
-    if "vanilla" in starts:
+    if "example" in starts:
         for seed in seeds:
-            yield "LSTM", "vanilla", STEPS, 150, seed
+            yield "LSTM", "example", STEPS, 150, seed
 
 
 def run_condition(kind, start, steps, k, seed, finished):
@@ -85,8 +92,9 @@ def run_condition(kind, start, steps, k, seed, finished):
         if row is None:
             if network is None:
                 network, loss, seconds = flossed_network(kind, start, steps, k, seed)
-            row = dict(network=kind, start=start, delay=delay, seed=seed, flossing_steps=steps, k=k, flossing_loss=loss,
-                       flossing_seconds=round(seconds, 1), **train(copy.deepcopy(network), kind, delay, steps, seed))  # fmt: skip
+            row = dict(network=kind, start=start, delay=delay, seed=seed, flossing_steps=steps, k=k,
+                       flossing_loss=loss, flossing_seconds=round(seconds, 1))  # fmt: skip
+            row |= train(copy.deepcopy(network), kind, delay, steps, seed)
             yield row
         if not row["epoch_learned"]:
             return
@@ -95,7 +103,7 @@ def run_condition(kind, start, steps, k, seed, finished):
 def flossed_network(kind, start, steps, k, seed):
     """Network, flossing loss (of the last 20 steps, which all have batches of their own) and processor seconds."""
     torch.manual_seed(seed)
-    network = STARTS[start](getattr(nn, kind)(1, H))
+    network = STARTS[start][0](kind)
     started = time.process_time()
     if not steps:
         return network, "", 0
@@ -147,7 +155,7 @@ def run_all(path, seeds, starts):
 
 
 def longest(rows, start, kind, flossed, k=75):
-    """(delays, seeds at work, epochs at the first delay): the longest delay learned of each seed, 0 if none."""
+    """Rows of one line of the table, the longest delay that each seed learned (0: none), its epochs at the shortest."""
     rows = [row for row in rows if (row["network"], row["start"], int(row["k"])) == (kind, start, k)
             and (int(row["flossing_steps"]) > 0) == flossed]  # fmt: skip
     seeds = sorted({int(row["seed"]) for row in rows})
@@ -159,16 +167,18 @@ def longest(rows, start, kind, flossed, k=75):
 
 def table(rows):
     """Markdown: one line for each network, kind of initial weights, with and without flossing."""
-    lines = ["| network | initial weights | flossing | loss it reached | epochs to learn delay 10 | longest delay learned, by seed |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| network | initial weights | flossing | loss it reached | epochs to learn delay 10 | longest delay learned |",
+        "|---|---|---|---|---|---|",
+    ]
     for start in STARTS:
-        for kind in KINDS_OF[start]:
+        for kind in STARTS[start][1]:
             for flossed, k in ((True, 75), (True, 150), (False, 75)):
                 chosen, delays, epochs = longest(rows, start, kind, flossed, k)
                 if not chosen:
                     continue
-                losses = sorted({float(row["flossing_loss"]) for row in chosen if row["flossing_loss"]})
-                loss = f"{losses[0]:g} to {losses[-1]:g}" if len(losses) > 1 else "".join(f"{x:g}" for x in losses) or "-"
+                losses = [float(row["flossing_loss"]) for row in chosen if row["flossing_loss"]]
+                loss = f"{min(losses):g} to {max(losses):g}" if losses else "-"
                 flossing = f"{STEPS} steps, k = {k}" if flossed else "none"
                 lines.append(f"| nn.{kind} | {start} | {flossing} | {loss} | {', '.join(map(str, epochs)) or '-'} "
                              f"| {', '.join(str(d) if d else 'none' for d in delays)} |")  # fmt: skip
@@ -183,15 +193,16 @@ def draw(rows, path):
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(8, 3.6), sharey=True, layout="constrained")
-    for ax, kind in zip(axes, KINDS_OF["vanilla"]):
+    for ax, kind in zip(axes, KINDS):
         for flossed, colour, shift in ((True, "#0072B2", -0.12), (False, "#D55E00", 0.12)):
-            chosen, _, _ = longest(rows, "vanilla", kind, flossed)
+            chosen, _, _ = longest(rows, "example", kind, flossed)
             for learned, marker in ((True, "o"), (False, "x")):
-                points = [(DELAYS.index(int(row["delay"])), int(row["epochs"])) for row in chosen if bool(row["epoch_learned"]) == learned]
+                points = [(DELAYS.index(int(row["delay"])), int(row["epochs"]))
+                          for row in chosen if bool(row["epoch_learned"]) == learned]  # fmt: skip
                 label = ("flossed" if flossed else "not flossed") + ("" if learned else ", not learned until then")
                 x, y = np.array(points).reshape(-1, 2).T
                 ax.plot(x + shift, y, marker, color=colour, ms=5, fillstyle="none", label=label)
-        used = {int(row["delay"]) for row in rows if row["start"] == "vanilla"}
+        used = {int(row["delay"]) for row in rows if row["start"] == "example"}
         ticks = [i for i, delay in enumerate(DELAYS) if delay in used]
         ax.set(title=f"nn.{kind}", xlabel="delay (time steps)", ylim=(0, None))
         ax.set_xticks(ticks, [DELAYS[i] for i in ticks])
@@ -222,8 +233,8 @@ def callable_cell(kind, network):
 def time_table(rounds=20, k=75, T=55, discard=16):
     """Markdown: milliseconds of a flossing gradient, medians; the two take turns."""
     lines = ["| network | closed form (ms) | vmap(jvp) (ms) | ratio |", "|---|---|---|---|"]
-    for kind in KINDS_OF["vanilla"]:
-        network = vanilla_like(getattr(nn, kind)(1, H))
+    for kind in KINDS:
+        network = make_network(kind)
         cell, state = callable_cell(kind, network)
         seconds = median_times({"closed": flossing_gradient(network, k, T, discard=discard),
                                 "jvp": flossing_gradient(cell, k, T, state, discard)}, rounds)  # fmt: skip
@@ -254,7 +265,7 @@ def resident_memory():
 def memory_table():
     """Markdown; each network in a process of its own."""
     lines = ["| network | memory before (MB) | at most (MB) | seconds |", "|---|---|---|---|"]
-    for kind in KINDS_OF["vanilla"]:
+    for kind in KINDS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             before, most, seconds = pool.apply(peak_memory, (kind,))
         lines.append(f"| nn.{kind} | {before:.0f} | {most:.0f} | {seconds:.1f} |")
@@ -264,7 +275,7 @@ def memory_table():
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
-    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="initial weights; default all")
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS), help="default all")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder of own_network.csv and .png; default out")
     parser.add_argument("--times", action="store_true", help="no training: times against vmap(jvp), and memory")
     args = parser.parse_args(argv)
