@@ -30,13 +30,14 @@ def make_network(kind):
     A gate that holds the state gives exponents near 0 for nothing: a memory that never mixes two bits.
     """
     network = getattr(nn, kind)(1, H)
-    biases = {"RNN": [0], "GRU": [3, -3, 0], "LSTM": [3, -3, 0, 3]}[kind]  # of r z n; of i f g o
+    biases = {"RNN": {0: 0}, "GRU": {2: 0, 0: 3, 1: -3}, "LSTM": {2: 0, 0: 3, 1: -3, 3: 3}}[kind]  # r z n; i f g o
     W_ih, W_hh = network.weight_ih_l0.view(-1, H, 1), network.weight_hh_l0.view(-1, H, H)
     with torch.no_grad():
-        for gate, bias in enumerate(biases):
+        for gate, bias in biases.items():
             W_ih[gate].normal_(std=0.1 if bias else 1)
             if kind != "RNN":
-                W_hh[gate].normal_(std=(0.3 if bias else 1) / H**0.5)
+                W_hh[gate].normal_(std=(0.3 if bias else 1) * H**-0.5)
+            if bias:
                 network.bias_ih_l0.view(-1, H)[gate] = bias
                 network.bias_hh_l0.view(-1, H)[gate] = 0
     return network
