@@ -42,6 +42,7 @@ import torch
 
 CONDITION_LIMIT = 1e10  # condition number of R up to which steps of a Float32 network share a factorisation
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
+RANK_TOLERANCE = 10  # a column with |R_ii| below 10 n eps max|R_jj| is dependent; rounding alone gave up to 2 n eps
 CHUNK_BYTES = 2**22  # of Jacobians held at once
 
 FlossingHistory = namedtuple("FlossingHistory", "loss exponents")
@@ -652,7 +653,8 @@ def _existing_exponents(diagonal, n, start, end):
     """How many leading columns of a product with this |diag R| (B, k) are independent, in every trial."""
     if not diagonal.isfinite().all():
         raise FloatingPointError(f"the Jacobian is not finite within the time steps {start + 1} to {end}")
-    independent = diagonal > n * torch.finfo(diagonal.dtype).eps * diagonal.amax(-1, keepdim=True)
+    noise = RANK_TOLERANCE * n * torch.finfo(diagonal.dtype).eps * diagonal.amax(-1, keepdim=True)
+    independent = diagonal > noise
     return int(independent.cumprod(-1).sum(-1).min())
 
 

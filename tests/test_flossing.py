@@ -382,10 +382,14 @@ def test_inputs_of_another_kind_are_refused_by_name():
 
 @pytest.mark.parametrize("kind", ["module", "callable"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_where_the_jacobian_loses_rank_the_error_says_how_many_exponents_exist(kind, dtype):
-    """A ReLU network of which two units are always off, and one from the fifth step on."""
+@pytest.mark.parametrize("seed", range(5))
+def test_where_the_jacobian_loses_rank_the_error_says_how_many_exponents_exist(kind, dtype, seed):
+    """A ReLU network of which two units are always off, and one from the fifth step on in one of the trials."""
     network = nn.RNN(1, H, nonlinearity="relu", dtype=dtype)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.uniform_(-1, 1, generator=generator)
         network.bias_ih_l0.fill_(1.0)
         network.bias_hh_l0.fill_(0.0)
         network.bias_hh_l0[:2] = -10
