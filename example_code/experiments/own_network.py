@@ -199,13 +199,15 @@ def draw(rows, path):
             for learned, marker in ((True, "o"), (False, "x")):
                 points = [(DELAYS.index(int(row["delay"])), int(row["epochs"]))
                           for row in chosen if bool(row["epoch_learned"]) == learned]  # fmt: skip
-                label = ("flossed" if flossed else "not flossed") + ("" if learned else ", not learned until then")
+                label = ("flossed" if flossed else "not flossed") + ("" if learned else ", not learned by then")
                 x, y = np.array(points).reshape(-1, 2).T
                 ax.plot(x + shift, y, marker, color=colour, ms=5, fillstyle="none", label=label)
         used = {int(row["delay"]) for row in rows if row["start"] == "example"}
         ticks = [i for i, delay in enumerate(DELAYS) if delay in used]
-        ax.set(title=f"nn.{kind}", xlabel="delay (time steps)", ylim=(0, None))
+        ax.set(title=f"nn.{kind}", xlabel="delay (time steps)", yscale="log", xlim=(-0.5, ticks[-1] + 0.5))
         ax.set_xticks(ticks, [DELAYS[i] for i in ticks])
+        ax.set_yticks((50, 100, 200, 500, 1000, 2000), (50, 100, 200, 500, 1000, 2000))
+        ax.minorticks_off()
     axes[0].set_ylabel(f"training epochs to {100 * LEARNED:.0f} %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path, dpi=100)
