@@ -78,6 +78,7 @@ def lyapunov_exponents(network, inputs, k=None, *, state=None, discard=0, qr_eve
         raise ValueError(f"inputs must have at least one time step, got shape {tuple(inputs.shape)}")
     _check_integer("discard", discard, 0, T - 1, f"one less than the {T} time steps of inputs")
     _check_integer("qr_every", qr_every, 1)
+    _check_integer("seed", seed, 0)
     Q = _orthonormal_system(n, k, seed)
     return _exponents(system, Q, discard, qr_every)
 

@@ -369,6 +369,7 @@ def test_dropout_in_evaluation_mode_is_no_dropout():
     (dict(k=2.0), "got 2.0"),
     (dict(discard=T), f"discard must be an integer from 0 to {T - 1}"),
     (dict(discard=-1), "discard must"),
+    (dict(seed=-1), "seed must be an integer of at least 0, got -1"),
     (dict(qr_every=0), "qr_every must be an integer of at least 1, got 0"),
     (dict(state=torch.zeros(1, B + 1, H)), f"state must be a tensor of shape (1, {B}, {H})"),
     (dict(state=(torch.zeros(1, B, H),) * 2), "state must be a tensor"),
