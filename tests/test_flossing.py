@@ -529,6 +529,11 @@ def test_the_target_of_the_example_is_the_xor():
         assert torch.equal(target[t - 14], (bits[t - 7] != bits[t - 14]).float())
 
 
+def test_the_table_of_times_has_a_line_for_each_network():
+    lines = own_network.time_table(rounds=1, k=2, T=4, discard=1)
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["nn.RNN", "nn.GRU", "nn.LSTM"]
+
+
 def test_the_initial_weights_of_the_experiment_are_what_their_names_say():
     torch.manual_seed(1)
     deviation = 80**-0.5  # of N(0, 1) / sqrt(H); torch's are uniform up to that

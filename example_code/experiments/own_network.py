@@ -25,7 +25,6 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from example_code.experiments.benchmark import median_times, processor  # noqa: E402
 from example_code.floss_your_own_network import H, floss_before_training, make_network, training  # noqa: E402
 from extras.flossing import lyapunov_exponents  # noqa: E402
 from extras.record import LEARNED, WINDOW  # noqa: E402
@@ -233,15 +232,17 @@ def callable_cell(kind, network):
 
 
 def time_table(rounds=20, k=75, T=55, discard=16):
-    """Markdown: milliseconds of a flossing gradient, medians; the two take turns."""
+    """Markdown: milliseconds of a flossing gradient, medians of processor time; the two take turns."""
+    from example_code.experiments.benchmark import measure  # here: it imports JAX where that is installed
+
     lines = ["| network | closed form (ms) | vmap(jvp) (ms) | ratio |", "|---|---|---|---|"]
     for kind in KINDS:
         network = make_network(kind)
         cell, state = callable_cell(kind, network)
-        seconds = median_times({"closed": flossing_gradient(network, k, T, discard=discard),
-                                "jvp": flossing_gradient(cell, k, T, state, discard)}, rounds)  # fmt: skip
-        lines.append(f"| nn.{kind} | {1e3 * seconds['closed']:.1f} | {1e3 * seconds['jvp']:.0f} "
-                     f"| {seconds['jvp'] / seconds['closed']:.1f} |")  # fmt: skip
+        seconds = measure({"closed": flossing_gradient(network, k, T, discard=discard),
+                           "jvp": flossing_gradient(cell, k, T, state, discard)}, rounds)  # fmt: skip
+        closed, jvp = (1e3 * float(np.median(seconds[name])) for name in ("closed", "jvp"))
+        lines.append(f"| nn.{kind} | {closed:.1f} | {jvp:.0f} | {jvp / closed:.1f} |")
     return lines
 
 
@@ -283,7 +284,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     torch.set_num_threads(1)  # at this size threads only wait for each other
     if args.times:
-        print(f"{processor()}, one thread; H = {H}, 75 exponents, 55 steps, forward and backward\n")
+        print(f"H = {H}, 75 exponents, 55 steps, forward and backward; processor time of one thread\n")
         print("\n".join(time_table()))
         print("\nT = 1000, H = 256, k = 32, forward and backward\n")
         print("\n".join(memory_table()))
