@@ -252,9 +252,9 @@ def draw(comparison, path, second=None):
     ours, recorded, runs = comparison.port, comparison.recorded, comparison.runs
     figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(8, 8), sharex=True, layout="constrained")
     for axes, name, label in ((top, "loss", "training loss"), (middle, "accuracy", "accuracy")):
-        for run in runs:
-            axes.plot(epochs(run[name]), run[name], color="0.8", lw=0.8, label=None if run is not runs[0] else
-                      f"port, {len(runs)} runs with Float32's noise")  # fmt: skip
+        for i, run in enumerate(runs[1:]):  # the first is the one in Float64
+            noisy = f"port, {len(runs) - 1} runs with Float32's noise" if i == 0 else None
+            axes.plot(epochs(run[name]), run[name], color="0.8", lw=0.8, label=noisy)
         axes.plot(epochs(recorded[name]), recorded[name], color="#0072B2", lw=2, label="original (Julia)")
         if second is not None:
             axes.plot(epochs(second[name]), second[name], color="#009E73", lw=1, ls=":", label="original, second run")
