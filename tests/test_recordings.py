@@ -22,9 +22,8 @@ def recording(case):
 
 @lru_cache(maxsize=None)
 def noisy_runs(arguments, flossing_noise):
-    """Both engines have them in common. Those of the README call take 6 s each: half as many, in two processes."""
-    long = arguments.E > 100
-    return limits.noisy_runs(arguments, flossing_noise, jobs=2 if long else 1, noisy=4 if long else limits.NOISY_RUNS)
+    """Both engines have them in common; half as many as the command takes, those of the README call in two processes."""
+    return limits.noisy_runs(arguments, flossing_noise, jobs=2 if arguments.E > 100 else 1, noisy=4)
 
 
 @pytest.mark.parametrize("case", [case for case in RECORDINGS if not case.endswith("second_julia_run")])

@@ -67,7 +67,7 @@ def equal(rung, name, ours, recorded):
 def within(rung, name, ours, recorded, scale, limit, note=""):
     """The 2-norm of the difference against `limit`, both in units of `scale`."""
     difference = norm(np.float64(ours) - np.float64(recorded)) / (scale or 1.0)
-    if limit > 1:  # a quantity that is zero would be within it
+    if not limit <= 1:  # a quantity that is zero would be within it; or evaluations in Float32 are not finite
         return Line(rung, name, difference, limit, NOT_JUDGED, "Float32 keeps no digit of it here")
     return Line(rung, name, difference, limit, OK if difference <= limit else WRONG, note)
 
@@ -219,7 +219,7 @@ class Series:
         return RUN_FACTOR * np.maximum.accumulate(np.maximum(apart, self.resolution))
 
     def judged_steps(self, port, runs):
-        """How many are judged: from the first on, while the limit (it only grows) is below a third of the port's range."""
+        """How many are judged: while the limit, which only grows, is below a third of the range of the port's series."""
         values = self.of(port)
         return min(len(values), int(np.count_nonzero(self.limits(runs) < np.ptp(values) / 3))) if len(values) else 0
 
