@@ -219,7 +219,7 @@ class Series:
         return RUN_FACTOR * np.maximum.accumulate(np.maximum(apart, self.resolution))
 
     def judged_steps(self, port, runs):
-        """How many are judged: while the limit, which only grows, is below a third of the range of the port's series."""
+        """How many are judged: while the limit, which only grows, is below a third of the range of the series here."""
         values = self.of(port)
         return min(len(values), int(np.count_nonzero(self.limits(runs) < np.ptp(values) / 3))) if len(values) else 0
 
