@@ -130,7 +130,8 @@ MUTANTS = [  # (file, text, what replaces it)
     (ADJOINTS, "np.einsum(\"ii->i\", sym)[:] += w", "np.einsum(\"ii->i\", sym)[:] -= w"),
     (ADJOINTS, "delta *= -2 * self.h", "delta *= 2 * self.h"),
     (ADJOINTS, "if condition > CONDITION_LIMIT:", "if False:"),
-    (ADJOINTS, "    sigmoid = np.where(r >= 0, 1, decay) / (1 + decay)", "    sigmoid = np.where(r > 0, 1, decay) / (1 + decay)"),
+    (ADJOINTS, "    sigmoid = np.where(r >= 0, 1, decay) / (1 + decay)", "    sigmoid = np.where(r >= 0, decay, 1) / (1 + decay)"),
+    (ADJOINTS, "- np.minimum(r, 0) + np.log1p(decay)", "- np.maximum(r, 0) + np.log1p(decay)"),
 ]  # fmt: skip
 
 
