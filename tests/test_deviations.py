@@ -88,3 +88,30 @@ def test_arguments_are_rounded_to_float32(name):
     for array in as_given.final:
         np.testing.assert_array_equal(as_given.final[array], as_rounded.final[array])
     np.testing.assert_array_equal(as_given.flossing_loss, as_rounded.flossing_loss)
+
+
+@pytest.mark.parametrize("engine", ["adjoint", "autograd"])
+def test_a_readout_of_zero_answers_one(engine):
+    """(sigmoid(r) >= 0.5) == target, as ex.jl:83 has it."""
+    rng = np.random.default_rng(0)
+    s, target = generate_input_output(CALL.B, CALL.T, 5, 1, 1.0, CALL.delay, CALL.task)
+    ps = dict(ws=rng.normal(size=(8, 1)), J=rng.normal(size=(8, 8)) / 3, xInit=rng.normal(size=(8, CALL.B)))
+    ps |= dict(wr=np.zeros((1, 8)), b=np.zeros(8), offset=np.zeros(1))
+    ps = {name: x.astype(np.float32) for name, x in ps.items()}
+    first = port.first_loss_index(CALL.delay, CALL.task)
+    accuracy = port.training_gradient(s, target, ps, first, engine)[1]
+    assert accuracy == pytest.approx(target[first - 1 :].mean(), abs=1e-12) and 0.2 < accuracy < 0.8
+
+
+@pytest.mark.parametrize("engine", ["adjoint", "autograd"])
+def test_training_gradients_reach_the_optimiser_in_float64(engine):
+    """D16; those of flossing in Float32."""
+    record = run(engine=engine)
+    assert {g.dtype for g in record.first_training_gradient.values()} == {np.dtype(np.float64)}
+    assert {g.dtype for g in record.first_flossing_gradient.values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("Tp", [21, 25, 30])
+def test_both_engines_average_the_same_steps(Tp):
+    by_hand, formulae = (run(Tp=Tp, engine=engine).lyapunov_spectrum[0] for engine in ("adjoint", "autograd"))
+    np.testing.assert_allclose(formulae, by_hand, atol=1e-3)
