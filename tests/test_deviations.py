@@ -15,8 +15,8 @@ CALL = Parameters(**dict(
     task=-1, intype=3, Lwnt=0.0))  # fmt: skip
 
 
-def run(**changes):
-    return port.train_rnn_flossing(*CALL._replace(**changes), progress=False)
+def run(engine="adjoint", **changes):
+    return port.train_rnn_flossing(*CALL._replace(**changes), engine=engine, progress=False)
 
 
 def test_flossing_sees_the_first_trial_of_coming_batches():
@@ -94,13 +94,13 @@ def test_arguments_are_rounded_to_float32(name):
 def test_a_readout_of_zero_answers_one(engine):
     """(sigmoid(r) >= 0.5) == target, as ex.jl:83 has it."""
     rng = np.random.default_rng(0)
-    s, target = generate_input_output(CALL.B, CALL.T, 5, 1, 1.0, CALL.delay, CALL.task)
+    s, target = generate_input_output(CALL.B, CALL.T, 6, 1, 1.0, CALL.delay, CALL.task)
     ps = dict(ws=rng.normal(size=(8, 1)), J=rng.normal(size=(8, 8)) / 3, xInit=rng.normal(size=(8, CALL.B)))
     ps |= dict(wr=np.zeros((1, 8)), b=np.zeros(8), offset=np.zeros(1))
     ps = {name: x.astype(np.float32) for name, x in ps.items()}
     first = port.first_loss_index(CALL.delay, CALL.task)
     accuracy = port.training_gradient(s, target, ps, first, engine)[1]
-    assert accuracy == pytest.approx(target[first - 1 :].mean(), abs=1e-12) and 0.2 < accuracy < 0.8
+    assert accuracy == pytest.approx(target[first - 1 :].mean(dtype=float), abs=1e-12) and accuracy != 0.5
 
 
 @pytest.mark.parametrize("engine", ["adjoint", "autograd"])
