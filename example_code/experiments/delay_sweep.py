@@ -20,7 +20,7 @@ from extras.sweep import Run, make_parser, sweep, write_csv  # noqa: E402
 from gradient_flossing_example import README_CALL  # noqa: E402
 
 TASKS = {"xor": -1, "copy": 0, "parity of 4": -2}  # the parameter `task`
-DELAYS = {"xor": (10, 15, 20, 30, 40), "copy": (40,), "parity of 4": (10,)}
+DELAYS = {"xor": (10, 20, 30, 40), "copy": (40,), "parity of 4": (10,)}
 CONDITIONS = {  # flossing steps before training (times --preflossing), and of a block every Ef epochs
     "none": dict(),
     "orthogonal": dict(IC=3),
