@@ -11,7 +11,6 @@ import importlib
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +20,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from extras.checkpoint import CheckpointError
-from extras.record import load_record, write_atomically
+from extras.checkpoint import FORMAT
+from extras.progress import StatusLine
+from extras.record import load_arrays, load_record, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
@@ -31,11 +31,11 @@ POLL = 0.1  # seconds between two looks at the running processes
 
 
 @dataclass(frozen=True)
-class Run:
-    """A call of function(*arguments, progress=False, checkpoint=FILE, checkpoint_every=n).
+class Job:
+    """A run: function(*arguments, progress=False, checkpoint=FILE, checkpoint_every=n).
 
-    label: what the run is, in the name of its files; function: "module:name", returns a TrainingRecord whose parameters
-    are the arguments.
+    label: what it is, in the name of its files; function: "module:name", returns a TrainingRecord whose parameters are
+    the arguments.
     """
 
     label: str
@@ -56,84 +56,74 @@ class Run:
         return record if same and not record.interrupted else None
 
 
-def sweep(runs, args, write):
-    """Do this shard's share of the runs, then write what they say; returns the exit status: 0, 1 failed, 130 Ctrl-C.
+def sweep(jobs, args, write):
+    """Do this shard's share of the jobs, then write what they say; returns the exit status: 0, 1 failed, 130 Ctrl-C.
 
-    runs: dict key -> Run; args: of make_parser's; write(records, folder): makes tables and figures of a dict
-    key -> TrainingRecord, all of them, or if the sweep is not divided those there are.
+    jobs: dict key -> Job; args: of make_parser's; write(records, folder): makes tables and figures of a dict
+    key -> TrainingRecord, of all jobs, or if the sweep is not divided of those that are finished.
     """
-    args.out = args.out.resolve()
-    args.out.mkdir(parents=True, exist_ok=True)
-    index, count = args.shard
+    out, (index, count) = args.out.resolve(), args.shard
+    out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: the processes are ended before this one
     try:
-        failed = run_all(list(runs.values())[index::count], args.out, args.jobs)
+        failed = run_all(list(jobs.values())[index::count], out, args.jobs)
     except KeyboardInterrupt:
         print("\nstopped: the same command goes on", file=sys.stderr)
         return 130
-    for run, error in failed.items():
-        print(f"FAILED {run.label}: {run.function}{tuple(run.arguments)}\n    {error}", file=sys.stderr)
-    records = {key: run.record(args.out) for key, run in runs.items()}
-    finished = {key: record for key, record in records.items() if record is not None}
-    if len(finished) == len(runs):
-        for path in (run.path(args.out) for run in runs.values()):
-            for left_by_killed in set(args.out.glob(f"*{path.stem}*")) - {path}:
+    for job, error in failed.items():
+        print(f"FAILED {job.label}: {job.function}{tuple(job.arguments)}\n    {error}", file=sys.stderr)
+    records = {key: job.record(out) for key, job in jobs.items()}
+    records = {key: record for key, record in records.items() if record is not None}
+    if len(records) == len(jobs):
+        for path in (job.path(out) for job in jobs.values()):
+            for left_by_killed in set(out.glob(f"*{path.stem}*")) - {path}:
                 left_by_killed.unlink(missing_ok=True)
-    if finished and (count == 1 or len(finished) == len(runs)):
-        write(finished, args.out)
+    if records and (count == 1 or len(records) == len(jobs)):
+        write(records, out)
     return 1 if failed else 0
 
 
-def run_all(runs, out, jobs):
-    """Do the runs that are not finished, `jobs` at a time; returns dict run -> last line of its error, of those that fail."""
-    waiting = [run for run in runs if run.record(out) is None]
-    missing, failed, active, started, line = len(waiting), {}, {}, time.monotonic(), None
+def run_all(jobs, out, at_a_time):
+    """Do the jobs that are not finished; returns dict job -> last line of its error, of those that fail."""
+    waiting = [job for job in jobs if job.record(out) is None]
+    missing, failed, active, started = len(waiting), {}, {}, time.monotonic()
+    status, shown = StatusLine(sys.stderr), None
     try:
         while waiting or active:
-            while waiting and len(active) < jobs:
-                run = waiting.pop(0)
-                if run.record(out) is None:  # another sweep in the same folder may have done it
-                    active[run] = start(run, out)
+            while waiting and len(active) < at_a_time:
+                job = waiting.pop(0)
+                if job.record(out) is None:  # another sweep in the same folder may have done it
+                    active[job] = start(job, out)
             time.sleep(POLL)
-            for run, (process, errors) in list(active.items()):
+            for job, (process, errors) in list(active.items()):
                 if process.poll() is not None:
-                    del active[run]
-                    if run.record(out) is None:
-                        failed[run] = last_line(process, errors)
+                    del active[job]
+                    if job.record(out) is None:
+                        failed[job] = last_line(process, errors)
             left = len(waiting) + len(active)
-            line = show(line, len(runs), left, len(failed), missing - left - len(failed), time.monotonic() - started)
+            counts = f"{len(jobs) - left - len(failed)}/{len(jobs)} done, {len(failed)} failed"
+            rate = (missing - left - len(failed)) / (time.monotonic() - started)  # per second
+            time_left = [(1, f"{left / rate / 60:.0f} min left"), (2, f"{60 * rate:.3g}/min")] if rate else []
+            status.show([(0, counts), *time_left], due=counts != shown)
+            shown = counts
     finally:
+        status.erase()
         for process, _ in active.values():
             process.kill()
             process.wait()
     return failed
 
 
-def start(run, out):
+def start(job, out):
     """The new process, with one BLAS thread, and the file that takes its errors."""
-    job = json.dumps([run.function, run.arguments, str(run.path(out))])
     errors = tempfile.TemporaryFile()
     # its standard input tells it whether this process lives; a session of its own: Ctrl-C reaches this process only
     process = subprocess.Popen(
-        [sys.executable, "-m", "extras.sweep", job], cwd=ROOT, env=os.environ | ONE_BLAS_THREAD,
-        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
+        [sys.executable, "-m", "extras.sweep", json.dumps([job.function, job.arguments, str(job.path(out))])],
+        cwd=ROOT, env=os.environ | ONE_BLAS_THREAD, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors,
+        start_new_session=True,
     )  # fmt: skip
     return process, errors
-
-
-def work(function, arguments, path):
-    """In the new process: do the run and save its record."""
-    threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()  # end when the parent does
-    module, name = function.split(":")
-    function, checkpoint = getattr(importlib.import_module(module), name), Path(path).with_suffix(".checkpoint")
-    options = dict(progress=False, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY)
-    try:
-        record = function(*arguments, **options)
-    except CheckpointError:  # damaged: from the start
-        checkpoint.unlink()
-        record = function(*arguments, **options)
-    record.save(path)
-    checkpoint.unlink(missing_ok=True)
 
 
 def last_line(process, errors):
@@ -142,17 +132,18 @@ def last_line(process, errors):
     return f"{lines[-1]} (exit status {process.returncode})"
 
 
-def show(before, total, left, failed, done, seconds):
-    """Print how far the sweep is, on a terminal in place and elsewhere if it changed; done: since the start, in seconds."""
-    line = f"{total - left - failed}/{total} done, {failed} failed"
-    if done:
-        line += f", {60 * done / seconds:.3g}/min, {int(seconds / done * left / 60)} min left"
-    if sys.stderr.isatty():
-        columns = shutil.get_terminal_size().columns - 1
-        print("\r" + line[:columns].ljust(columns), end="", file=sys.stderr, flush=True)
-    elif line != before:
-        print(line, file=sys.stderr, flush=True)
-    return line
+def work(function, arguments, path):
+    """In the new process: do the run and save its record."""
+    threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()  # end when the parent does
+    module, name = function.split(":")
+    checkpoint = Path(path).with_suffix(".checkpoint")
+    try:
+        load_arrays(checkpoint, FORMAT)
+    except (OSError, ValueError):  # none, or damaged: from the start
+        checkpoint.unlink(missing_ok=True)
+    function = getattr(importlib.import_module(module), name)
+    function(*arguments, progress=False, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY).save(path)
+    checkpoint.unlink(missing_ok=True)
 
 
 def make_parser(description, out):
@@ -160,8 +151,8 @@ def make_parser(description, out):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--jobs", type=positive, default=cores, help="runs at a time")
-    parser.add_argument("--shard", type=shard, default=shard_of_array(os.environ), metavar="I/N", help="only the runs I, "
-                        "I + N, ...; default: what a Slurm array or a Kubernetes indexed job says, or all")  # fmt: skip
+    parser.add_argument("--shard", type=shard, default=shard_of_array(os.environ), metavar="I/N",
+                        help="the runs I, I + N, ... only; default: as an array of Slurm or Kubernetes says")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path(out), help="folder of records, tables and figures")
     return parser
 
@@ -183,7 +174,7 @@ def shard_of_array(env):
     if "SLURM_ARRAY_TASK_ID" in env:
         index = int(env["SLURM_ARRAY_TASK_ID"]) - int(env["SLURM_ARRAY_TASK_MIN"])
         return f"{index}/{env['SLURM_ARRAY_TASK_COUNT']}"
-    if "JOB_COMPLETION_INDEX" in env:  # the count is not set by Kubernetes but in the job's file
+    if "JOB_COMPLETION_INDEX" in env:  # Kubernetes sets no count: the job's file does
         return f"{env['JOB_COMPLETION_INDEX']}/{env['JOB_COMPLETIONS']}"
     return "0/1"
 

@@ -97,7 +97,7 @@ def test_one_cell_again_is_the_same_bit_for_bit(short, tmp_path):
     out, _ = short
     run = runs_of(SHORT)[-1]
     assert "during" in run.label
-    assert not sweep.run_all([run], tmp_path, jobs=1)
+    assert not sweep.run_all([run], tmp_path, 1)
     assert run.record(tmp_path) == run.record(out)
 
 
@@ -155,7 +155,7 @@ def test_the_kubernetes_job_counts_its_pods_right():
 
 
 def test_a_failing_run_is_listed_and_stops_nothing(tmp_path, capsys):
-    good, bad = sweep.Run("good", TINY_CALL), sweep.Run("bad", TINY_CALL._replace(delay=1000))
+    good, bad = sweep.Job("good", TINY_CALL), sweep.Job("bad", TINY_CALL._replace(delay=1000))
     args = sweep.make_parser("", tmp_path).parse_args(["--jobs", "1"])
     written = []
     assert sweep.sweep({"bad": bad, "good": good}, args, lambda records, out: written.extend(records)) == 1

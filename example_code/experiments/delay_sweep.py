@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from extras.figures import BLACK, COLOURS, GREY, legend_entries, new_figure  # noqa: E402
-from extras.sweep import Run, make_parser, sweep, write_csv  # noqa: E402
+from extras.figures import COLOURS, CONDITIONS as LABELLED, GREY, new_figure  # noqa: E402
+from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 from gradient_flossing_example import README_CALL  # noqa: E402
 
 TASKS = {"xor": -1, "copy": 0, "parity of 4": -2}  # the parameter `task`
@@ -30,9 +30,12 @@ CONDITIONS = {  # flossing steps before training (times --preflossing), and of a
 Ef = 100
 LABELS = {
     "none": "no flossing", "orthogonal": "no flossing, orthogonal J", "preflossing": "preflossing",
-    "during": "preflossing and during training",
+    "during": "flossing before and during training",
 }  # fmt: skip
-COLOUR = {"none": BLACK, "orthogonal": COLOURS[2], "preflossing": COLOURS[4], "during": COLOURS[0]}
+COLOUR = {
+    "none": LABELLED["no flossing"], "orthogonal": COLOURS[2], "preflossing": LABELLED["preflossing"],
+    "during": LABELLED["flossing during training"],
+}  # fmt: skip
 MARKER = {"none": "s", "orthogonal": "D", "preflossing": "^", "during": "o"}
 FLOSSING_STEP = 2  # time of a flossing step over that of a training epoch, 1.5 to 2 by the benchmark
 UNTIL = 0.75  # blocks during this share of the epochs: after a block the accuracy is lower for some time
@@ -51,9 +54,9 @@ def arguments_of(task, condition, delay, seed, time, Ep=500, N=80, T=300):
 
 
 def make_runs(args):
-    """{(task, delay, seed, condition): Run}, seed by seed, so that a sweep that is stopped has whole seeds."""
+    """{(task, delay, seed, condition): Job}, seed by seed, so that a sweep that is stopped has whole seeds."""
     return {
-        (task, delay, seed, condition): Run(
+        (task, delay, seed, condition): Job(
             f"{task.replace(' ', '_')}_{condition}_delay{delay}_seed{seed}",
             arguments_of(task, condition, delay, seed, args.epochs, args.preflossing, args.neurons, args.steps),
         )
@@ -123,8 +126,9 @@ def draw(rows, path):
             ax.set_yticks([], minor=True)
         axes[0].axhline(50, color=GREY, linestyle=":", linewidth=1)
         axes[2].set_xticks(list(position.values()), [f"{list(TASKS)[t]}\ndelay {delay}" for t, delay in cells])
-        handles, labels = legend_entries(axes[0])
-        figure.legend(handles, labels, loc="outside upper center", ncols=2, title="thin: seeds, thick: median")
+        entries = dict(zip(*reversed(axes[0].get_legend_handles_labels())))  # label -> line, each once
+        title = "thin: seeds, thick: median"
+        figure.legend(entries.values(), entries, loc="outside upper center", ncols=2, title=title)
     figure.savefig(path)
 
 

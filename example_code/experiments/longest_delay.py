@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from extras.figures import BLACK, COLOURS, GREY, new_figure  # noqa: E402
 from extras.record import FINAL_EPOCHS, LEARNED  # noqa: E402
-from extras.sweep import Run, make_parser, sweep, write_csv  # noqa: E402
+from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 from gradient_flossing_example import README_CALL  # noqa: E402
 
 DELAY = 45
@@ -63,7 +63,7 @@ class Schedule:
             E=self.E, Ef=self.Ef, Ei=self.Ei, Ep=self.Ep, Ni=self.Ni, Tp=self.Tp, nLE=self.nLE, Lwnt=self.Lwnt,
             delay=DELAY, sIC=seed, sIn=seed, sNet=seed, sONS=seed,
         )  # fmt: skip
-        return Run(f"seed{seed}", arguments)
+        return Job(f"seed{seed}", arguments)
 
 
 S = Schedule

@@ -20,7 +20,7 @@ from extras.figures import BLACK, new_figure, COLOURS as PALETTE  # noqa: E402
 from extras.lyapunov import (  # noqa: E402
     log_condition_number, log_gradient_norm, log_singular_values, lyapunov_spectrum, step_jacobians, trajectory,
 )  # fmt: skip
-from extras.sweep import Run, make_parser, sweep, write_csv  # noqa: E402
+from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
 from gradient_flossing_example import README_CALL, train_rnn_flossing  # noqa: E402
 
@@ -34,12 +34,12 @@ COLOURS = dict(zip((0, 1, 16, 32, 75), (BLACK, PALETTE[5], PALETTE[4], PALETTE[2
 
 
 def make_runs(args):
-    """{(g, seed, k): Run}, k = 0 without flossing: the network of the README call flossed, and one epoch that ends the run."""
+    """{(g, seed, k): Job}, k = 0 without flossing: the network of the README call flossed, and one epoch that ends the run."""
     runs = {}
     for k, g, seed in product(sorted((0, *FLOSSED), reverse=True), GAINS, args.seeds):  # longest first
         flossing = dict(Ep=args.flossing_steps, nLE=k) if k else dict(Ep=0)
         arguments = README_CALL._replace(E=1, Ni=0, g=g, sIC=seed, sIn=seed, sNet=seed, sONS=seed, **flossing)
-        runs[g, seed, k] = Run(f"g{g}_k{k}_seed{seed}", arguments, f"example_code.experiments.{NAME}:flossed_network")
+        runs[g, seed, k] = Job(f"g{g}_k{k}_seed{seed}", arguments, f"example_code.experiments.{NAME}:flossed_network")
     return runs
 
 
