@@ -26,7 +26,7 @@ from extras.record import load_arrays, load_record, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
-CHECKPOINT_EVERY = 2000  # steps, some seconds
+CHECKPOINT_EVERY = 1000  # steps, some seconds
 POLL = 0.1  # seconds between two looks at the running processes
 
 

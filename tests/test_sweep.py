@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 SCRIPT = ROOT / "example_code" / "experiments" / "delay_sweep.py"
 TINY = ["--tasks", "xor", "--neurons", "8", "--steps", "30", "--preflossing", "20", "--delays", "5", "--seeds", "1"]
 SHORT = [*TINY, "--epochs", "200"]  # four runs: the conditions
-LONG = [*TINY, "--conditions", "none", "during", "--epochs", "2600"]  # with a checkpoint at 2,000 steps, of over 30 kB
+LONG = [*TINY, "--conditions", "none", "during", "--epochs", "1400"]  # with a checkpoint at 1,000 steps, of over 18 kB
 TINY_CALL = README_CALL._replace(N=8, E=3, Ep=0, Ni=0, T=30, delay=5, nLE=8)
 
 
@@ -191,7 +191,7 @@ def test_a_killed_parent_leaves_no_process_and_loses_nothing(long, tmp_path):
 
 
 def test_killed_workers_are_listed_and_go_on_from_their_checkpoints(long, tmp_path):
-    big = lambda: [path for path in tmp_path.glob("*.checkpoint") if path.stat().st_size > 30_000]  # noqa: E731
+    big = lambda: [path for path in tmp_path.glob("*.checkpoint") if path.stat().st_size > 18_000]  # noqa: E731
     parent, err = killed(tmp_path, big, lambda _, pids: [os.kill(pid, signal.SIGKILL) for pid in pids])
     assert parent.returncode == 1
     assert 1 <= err.count("FAILED xor_") == err.count("(exit status -9)") <= 2

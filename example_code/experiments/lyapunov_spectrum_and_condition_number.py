@@ -14,18 +14,22 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from extras.figures import BLACK, new_figure, COLOURS as PALETTE  # noqa: E402
+from extras.figures import BLACK, COLOURS as PALETTE  # noqa: E402
 from extras.lyapunov import (  # noqa: E402
     log_condition_number, log_gradient_norm, log_singular_values, lyapunov_spectrum, step_jacobians, trajectory,
 )  # fmt: skip
+from extras.record import TrainingRecord  # noqa: E402
 from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
-from gradient_flossing_example import README_CALL, train_rnn_flossing  # noqa: E402
+from gradient_flossing_example import flossing_engine, relax_ic  # noqa: E402
+from julia_packages.flux import ADAMW, update  # noqa: E402
+from julia_packages.random import MersenneTwister  # noqa: E402
 
 NAME = "lyapunov_spectrum_and_condition_number"
-N, TRANSIENT, AVERAGED = README_CALL.N, 100, 500
+N, TP, TRANSIENT, AVERAGED = 80, 55, 100, 500
 GAINS = (0.5, 1.0, 1.5)
 FLOSSED = (1, 16, 32, 75)  # number k of exponents
 HORIZONS = (1, 3, 6, 10, 20, 35, 50, 75, 100, 150, 200)
@@ -34,20 +38,48 @@ COLOURS = dict(zip((0, 1, 16, 32, 75), (BLACK, PALETTE[5], PALETTE[4], PALETTE[2
 
 
 def make_runs(args):
-    """{(g, seed, k): Job}, k = 0 without flossing: the network of the README call flossed, and one epoch that ends the run."""
-    runs = {}
-    for k, g, seed in product(sorted((0, *FLOSSED), reverse=True), GAINS, args.seeds):  # longest first
-        flossing = dict(Ep=args.flossing_steps, nLE=k) if k else dict(Ep=0)
-        arguments = README_CALL._replace(E=1, Ni=0, g=g, sIC=seed, sIn=seed, sNet=seed, sONS=seed, **flossing)
-        runs[g, seed, k] = Job(f"g{g}_k{k}_seed{seed}", arguments, f"example_code.experiments.{NAME}:flossed_network")
-    return runs
+    """{(g, seed, k): Job}, k = 0 without flossing; longest first."""
+    return {
+        (g, seed, k): Job(f"g{g}_k{k}_seed{seed}", (g, seed, k, args.flossing_steps), f"example_code.experiments.{NAME}:run")
+        for k, g, seed in product(sorted((0, *FLOSSED), reverse=True), GAINS, args.seeds)
+    }
 
 
-def flossed_network(*arguments, **options):
-    """The record of train_rnn_flossing; its diagnostics: what measure() says of the network before the epoch."""
-    record = train_rnn_flossing(*arguments, **options)
-    record.diagnostics = measure(record.first_training_parameters, record.parameters["sNet"])
-    return record
+def run(g, seed, k, steps, **_):
+    """The record of a network before and after flossing; its diagnostics are what measure() says of it at the end."""
+    initial, losses = random_network(g, seed), []
+    final = initial
+    if k > 0:
+        final, losses = floss(initial, k, steps, seed)
+    none = np.empty(0)
+    return TrainingRecord(
+        parameters=dict(g=g, seed=seed, k=k, steps=steps), initial=initial, final=final, loss=none, accuracy=none,
+        gradient_norm={}, flossing_loss=np.array(losses), flossing_epoch=np.ones(len(losses), int),
+        lyapunov_spectrum=none, flossing_gradient_norm={}, diagnostics=measure(final, seed),
+    )  # fmt: skip
+
+
+def random_network(g, seed):
+    """Parameters drawn in the order and with the README call's values of the original, ex.jl:42-55 and 162-163."""
+    rng = MersenneTwister(seed)
+    ws, wr = rng.randn_float32(N, 1), rng.randn_float32(1, N)
+    b = np.float32(0.1) * rng.rand_float32(N)
+    J = np.float32(g) * rng.randn_float32(N, N) / np.float32(np.sqrt(N))
+    return dict(ws=ws, J=J, wr=wr, b=b, xInit=relax_ic(seed, 100, J, b, 1))
+
+
+def floss(ps, k, steps, seed):
+    """The network after `steps` flossing steps of k exponents, and the loss of each step."""
+    ps = {name: array.copy() for name, array in ps.items()}
+    flossed = {name: ps[name] for name in ("ws", "J", "b")}
+    gradient = flossing_engine("adjoint", N, TP, k, seed, np.float32(0))
+    opt, losses = ADAMW(np.float32(0.001), (0.9, 0.999), 0), []
+    for i in range(1, steps + 1):
+        s, _ = generate_input_output(1, TP, 1000 * seed + i, 1, 1.0, 10, -1)
+        loss, _, gs = gradient(s, flossed, ps["xInit"])
+        update(opt, flossed, gs)
+        losses.append(loss)
+    return ps, losses
 
 
 def measure(ps, seed):
@@ -97,12 +129,8 @@ def print_medians(rows):
 
 
 def draw(results, path):
-    with new_figure(12) as figure:
-        draw_panels(figure.subplots(3, 2), results)
-    figure.savefig(path)
-
-
-def draw_panels(axes, results):
+    figure = Figure(figsize=(13, 7.6), layout="constrained")
+    axes = figure.subplots(2, 3)
     t, log10, seeds = np.array(HORIZONS), np.log(10), sorted({seed for _, seed, _ in results})
     label = {k: f"k = {k}" if k else "before flossing" for k in COLOURS}
     median = lambda g, k, value: np.median([value(results[g, seed, k].diagnostics) for seed in seeds], axis=0)  # noqa: E731
@@ -125,7 +153,7 @@ def draw_panels(axes, results):
     ax.set(xlabel="index i", ylabel="Lyapunov exponent λᵢ (1/step)", ylim=(-4, 0.4), title="B  spectra, g = 1")
     ax.legend(fontsize=8, loc="lower left")
 
-    ax = axes[1, 0]
+    ax = axes[0, 2]
     for g, style in zip(GAINS, ("-", "--", ":")):
         for k in (0, 75):
             ax.plot(index, median(g, k, lambda r: r["spectrum"]), style, color=COLOURS[k], lw=1.8, label=f"g = {g}, {label[k]}")
@@ -133,7 +161,7 @@ def draw_panels(axes, results):
     ax.set(xlabel="index i", ylabel="Lyapunov exponent λᵢ (1/step)", ylim=(-4, 0.4), title="C  spectra, all gains")
     ax.legend(fontsize=8, loc="lower left")
 
-    ax = axes[1, 1]
+    ax = axes[1, 0]
     for k in (0, 16, 32, 75):
         measured = median(1.0, k, lambda r: log_condition_number(r["log_sigma"], 32)) / log10
         predicted = median(1.0, k, lambda r: (r["spectrum"][0] - r["spectrum"][31]) * t) / log10
@@ -143,7 +171,7 @@ def draw_panels(axes, results):
     ax.set(xlabel="horizon t (steps)", ylabel="log₁₀ σ₁ / σ₃₂", title="D  condition number, first 32 values, g = 1")
     ax.legend(fontsize=8)
 
-    ax = axes[2, 0]
+    ax = axes[1, 1]
     gaps = [-np.inf, np.inf]
     for k in COLOURS:
         predicted, measured = [], []
@@ -158,13 +186,14 @@ def draw_panels(axes, results):
            ylabel="measured log₁₀ σ₁ / σₘ", title="E  all networks and horizons, m = 16, 32, 75")  # fmt: skip
     ax.legend(fontsize=8, loc="upper left")
 
-    ax = axes[2, 1]
+    ax = axes[1, 2]
     for k in COLOURS:
         for seed in seeds:
             ax.plot(t, results[1.0, seed, k].diagnostics["log_norm"] / log10, color=COLOURS[k], lw=0.6, alpha=0.5)
         ax.plot(t, median(1.0, k, lambda r: r["log_norm"]) / log10, color=COLOURS[k], lw=1.8, label=label[k])
     ax.set(xlabel="horizon t (steps)", ylabel="log₁₀ ‖∂rₜ / ∂x₀‖", title="F  gradient norm, initial state, g = 1")
     ax.legend(fontsize=8, loc="lower left")
+    figure.savefig(path, dpi=110)
 
 
 def write(results, out):
