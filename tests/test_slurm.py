@@ -40,6 +40,8 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 MpiDefault=none
+SchedulerParameters=sched_interval=2,bf_interval=2
+JobRequeue=0
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
@@ -114,7 +116,7 @@ def test_an_array_survives_the_loss_of_a_node(slurm, tmp_path, monkeypatch):
     assert not list(array.glob("*.csv"))
     ask("scontrol", "update", "nodename=n2", "state=down", "reason=killed")  # else noticed after SlurmdTimeout, 300 s
     assert "Restarts=1" in ask("scontrol", "show", "job", on_n2)
-    wait_until(lambda: not ask("squeue", "-h", "-j", job), seconds=120)
+    wait_until(lambda: not ask("squeue", "-h", "-j", job), seconds=300)
     logs = "".join(path.read_text() for path in tmp_path.glob("log.*"))
     do(command(plain, *ARRAY))
     assert_same(ARRAY, array, plain), logs
