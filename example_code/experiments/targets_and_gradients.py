@@ -31,7 +31,7 @@ def make_runs(args):
     jobs = {}
     for seed in args.seeds:
         for target in TARGETS:
-            flossing = dict(Ep=0) if target is None else dict(Ep=500, Lwnt=target)
+            flossing = dict(Ep=0) if target is None else dict(Ep=args.flossing_steps, Lwnt=target)
             arguments = README_CALL._replace(E=args.epochs, Ni=0, sIC=seed, sIn=seed, sNet=seed, sONS=seed, **flossing)
             jobs[target, seed] = Job(f"target{target}_seed{seed}", arguments, f"example_code.experiments.{NAME}:run")
     return jobs
@@ -133,6 +133,7 @@ def main(argv=None):
     parser = make_parser(__doc__.split("\n\n")[0], f"out/{NAME}")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(range(1, 11)))
     parser.add_argument("--epochs", type=int, default=1001)
+    parser.add_argument("--flossing-steps", type=int, default=500)
     args = parser.parse_args(argv)
     return sweep(make_runs(args), args, write)
 
