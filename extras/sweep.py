@@ -5,6 +5,7 @@ remembered. Until then a checkpoint lies there. So whatever ends a sweep, the sa
 """
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import importlib
@@ -19,6 +20,11 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from extras.checkpoint import FORMAT
 from extras.progress import StatusLine
@@ -119,7 +125,7 @@ def start(job, out):
     errors = tempfile.TemporaryFile()
     # its standard input tells it whether this process lives; a session of its own: Ctrl-C reaches this process only
     process = subprocess.Popen(
-        [sys.executable, "-m", "extras.sweep", json.dumps([job.function, job.arguments, str(job.path(out))])],
+        [sys.executable, "-m", "extras.sweep", json.dumps([job.label, job.arguments, job.function, str(out)])],
         cwd=ROOT, env=os.environ | ONE_BLAS_THREAD, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors,
         start_new_session=True,
     )  # fmt: skip
@@ -132,18 +138,25 @@ def last_line(process, errors):
     return f"{lines[-1]} (exit status {process.returncode})"
 
 
-def work(function, arguments, path):
-    """In the new process: do the run and save its record."""
+def work(label, arguments, function, out):
+    """In the new process: do the run and save its record, unless another sweep in the same folder does."""
     threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()  # end when the parent does
-    module, name = function.split(":")
-    checkpoint = Path(path).with_suffix(".checkpoint")
-    try:
-        load_arrays(checkpoint, FORMAT)
-    except (OSError, ValueError):  # none, or damaged: from the start
+    job = Job(label, tuple(arguments), function)
+    checkpoint = job.path(out).with_suffix(".checkpoint")
+    with open(job.path(out).with_suffix(".lock"), "w") as lock:
+        with contextlib.suppress(OSError, AttributeError):  # a file system without locks, or Windows: do it twice
+            fcntl.flock(lock, fcntl.LOCK_EX)  # waits; given back when the process ends, however that is
+        if job.record(out) is not None:
+            return
+        try:
+            load_arrays(checkpoint, FORMAT)
+        except (OSError, ValueError):  # none, or damaged: from the start
+            checkpoint.unlink(missing_ok=True)
+        module, name = function.split(":")
+        function = getattr(importlib.import_module(module), name)
+        record = function(*arguments, progress=False, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY)
+        record.save(job.path(out))
         checkpoint.unlink(missing_ok=True)
-    function = getattr(importlib.import_module(module), name)
-    function(*arguments, progress=False, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY).save(path)
-    checkpoint.unlink(missing_ok=True)
 
 
 def make_parser(description, out):

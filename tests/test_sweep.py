@@ -204,12 +204,12 @@ def test_killed_workers_are_listed_and_go_on_from_their_checkpoints(long, tmp_pa
     assert sum(run.record(tmp_path).elapsed_time > 1e6 for run in runs_of(LONG)) == len(checkpoints) > 0
 
 
-def test_two_sweeps_in_one_folder(long, tmp_path):
+def test_two_sweeps_in_one_folder_do_each_run_once(long, tmp_path):
     both = [start(command(tmp_path, *LONG)) for _ in range(2)]
     for process in both:
         _, err = process.communicate()
         assert process.returncode == 0, err
-    do(command(tmp_path, *LONG))  # the first to end may have left the other's last checkpoint
+    do(command(tmp_path, *LONG))  # the first to end may have left the other's lock
     assert_same(LONG, tmp_path, long)
 
 
