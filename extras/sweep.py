@@ -1,292 +1,205 @@
-"""Many independent training runs: on all cores of one machine, or shared by the ranks of a `torchrun` job.
+"""Many independent runs, each in a process of its own: some at a time on one machine, or divided among a cluster's array.
 
-A sweep is a list of runs. A run is finished when its record lies under its name in the output folder and was made by
-the same arguments: nothing else is remembered, so that a sweep started again does what is missing. Each run gets a
-process of its own with one BLAS thread, which ends when its parent does, however that ends.
-
-Which process does which run is decided by a list of claims: LocalClaims for one parent with `jobs` processes,
-StoreClaims for one parent per rank. The latter counts in the launcher's own store, through atomic additions only:
-
-    claim/<run>/<generation>   the first to add to it has the run
-    beat/<run>/<generation>    grows while its owner lives; if it stands still for PATIENCE seconds, the owner is taken
-                               for dead and the run is free again in the next generation
+A run is finished when its record lies in the output folder and was made by the same arguments; nothing else is
+remembered. Until then a checkpoint lies there. So whatever ends a sweep, the same command goes on with what is missing.
 """
 
-import multiprocessing
-import multiprocessing.connection
+import argparse
+import contextlib
+import csv
+import hashlib
+import importlib
+import io
+import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import threading
 import time
-import traceback
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-POLL = 0.5  # seconds between two looks at the running processes; each look is a heartbeat
-PATIENCE = 20.0  # seconds without a heartbeat after which an owner counts as dead
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from extras.checkpoint import FORMAT
+from extras.progress import StatusLine
+from extras.record import load_arrays, load_record, write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
+CHECKPOINT_EVERY = 1000  # steps, some seconds
+POLL = 0.1  # seconds between two looks at the running processes
 
 
 @dataclass(frozen=True)
-class Run:
-    """One call of train_rnn_flossing with its 33 positional arguments; name: that of the record file."""
+class Job:
+    """A run: function(*arguments, progress=False, checkpoint=FILE, checkpoint_every=n).
 
-    name: str
+    label: what it is, in the name of its files; function: "module:name", returns a TrainingRecord whose parameters are
+    the arguments.
+    """
+
+    label: str
     arguments: tuple
+    function: str = "gradient_flossing_example:train_rnn_flossing"
 
     def path(self, out):
-        return Path(out) / f"{self.name}.npz"
+        digest = hashlib.sha256(repr((self.function, *self.arguments)).encode()).hexdigest()[:8]
+        return Path(out) / f"{self.label}_{digest}.npz"
+
+    def record(self, out):
+        """The record of the finished run, else None: a damaged file, or that of other arguments, is no obstacle."""
+        try:
+            record = load_record(self.path(out))
+        except Exception:  # whatever is wrong with it: the run is done again and replaces it
+            return None
+        same = tuple(record.parameters.values()) == tuple(self.arguments)
+        return record if same and not record.interrupted else None
 
 
-def load_finished(run, out):
-    """The record of a run, or None if it is missing, damaged or made by other arguments."""
-    from extras.record import load_record
+def sweep(jobs, args, write):
+    """Do this shard's share of the jobs, then write what they say; returns the exit status: 0, 1 failed, 130 Ctrl-C.
 
-    try:
-        record = load_record(run.path(out))
-    except Exception:  # a file in any state is not an obstacle: the run is done again and replaces it
-        return None
-    return record if tuple(record.parameters.values()) == run.arguments else None
-
-
-# ------------------------------------------------------------------ who does which run
-
-
-class LocalClaims:
-    """The runs that are missing, handed out in order to the one parent there is."""
-
-    def __init__(self, runs, out):
-        self.finished = {run for run in runs if load_finished(run, out)}
-        self.waiting = [run for run in runs if run not in self.finished]
-        self.failures = {}
-
-    def claim(self):
-        return self.waiting.pop(0) if self.waiting else None
-
-    def keep(self, run):
-        """A sign of life for a claimed run."""
-
-    def finish(self, run, error):
-        if error is None:
-            self.finished.add(run)
-        else:
-            self.failures[run] = error
-
-    def exhausted(self):
-        return not self.waiting
-
-
-class StoreClaims:
-    """The same for one of many ranks: every rank holds all runs and claims them in `store`, see above.
-
-    store: a torch.distributed store, of which add, set, get and check are used.
+    jobs: dict key -> Job; args: of make_parser's; write(records, folder): makes tables and figures of a dict
+    key -> TrainingRecord, of all jobs, or if the sweep is not divided of those that are finished.
     """
-
-    def __init__(self, runs, out, store, patience=PATIENCE):
-        self.out, self.store, self.patience = out, store, patience
-        self.finished, self.failures = set(), {}
-        self.open = list(runs)
-        self.generation = dict.fromkeys(runs, 0)
-        self.last_beat = {}
-
-    def claim(self):
-        self.look_around()
-        for run in self.open:
-            if self.store.add(self.key("claim", run), 1) == 1:
-                if not load_finished(run, self.out):  # it may have ended since the look
-                    return run
-            elif self.stands_still(run):
-                self.generation[run] += 1
-        return None
-
-    def look_around(self):
-        """Drop from the open runs what any rank has finished or seen fail."""
-        for run in list(self.open):
-            if load_finished(run, self.out):
-                self.finished.add(run)
-            elif self.store.check([f"failed/{run.name}"]):
-                self.failures[run] = self.store.get(f"failed/{run.name}").decode()
-            else:
-                continue
-            self.open.remove(run)
-
-    def stands_still(self, run):
-        beat = self.generation[run], self.store.add(self.key("beat", run), 0)
-        since = self.last_beat.get(run, (None, 0))
-        if since[0] != beat:
-            self.last_beat[run] = since = beat, time.monotonic()
-        return time.monotonic() - since[1] > self.patience
-
-    def key(self, kind, run):
-        return f"{kind}/{run.name}/{self.generation[run]}"
-
-    def keep(self, run):
-        self.store.add(self.key("beat", run), 1)
-
-    def finish(self, run, error):
-        if error is not None:
-            self.store.set(f"failed/{run.name}", error)
-        self.look_around()
-
-    def exhausted(self):
-        return not self.open
-
-
-def launcher_claims(runs, out):
-    """(claims, rank): StoreClaims under torchrun, else LocalClaims and rank 0."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return LocalClaims(runs, out), 0
-    from torch.distributed import rendezvous  # here, so that a sweep on one machine needs no torch
-
-    store, rank, _ = next(rendezvous("env://"))
-    exit_with_parent()
-    return StoreClaims(runs, out, store), rank
-
-
-# ------------------------------------------------------------------ doing them
-
-
-def run_sweep(claims, out, jobs, report=lambda claims: None):
-    """Do every run of the claims, `jobs` at a time; claims.failures then says what failed, run -> traceback.
-
-    report(claims) is called whenever something has ended. On any exception, KeyboardInterrupt among them, the
-    processes still running are ended: what they were doing is missing, and is done when the sweep is started again.
-    """
-    Path(out).mkdir(parents=True, exist_ok=True)
-    active = {}  # sentinel -> (process, receiving end, run)
-    next_claim = 0.0
-    report(claims)
+    out, (index, count) = args.out.resolve(), args.shard
+    out.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: the processes are ended before this one
     try:
-        while active or not claims.exhausted():
-            while len(active) < jobs and time.monotonic() >= next_claim:
-                run = claims.claim()
-                if run is None:
-                    next_claim = time.monotonic() + POLL
-                    break
-                process, receiver = start(run, out)
-                active[process.sentinel] = process, receiver, run
-            ended = multiprocessing.connection.wait(list(active), timeout=POLL) if active else time.sleep(POLL) or []
-            for sentinel in ended:
-                process, receiver, run = active.pop(sentinel)
-                claims.finish(run, error_of(process, receiver, run))
-                next_claim = 0.0
-                report(claims)
-            for _, _, run in active.values():
-                claims.keep(run)
-    finally:
-        for process, _, _ in active.values():
-            process.terminate()
-        for process, _, _ in active.values():
-            process.join()
-    report(claims)
+        failed = run_all(list(jobs.values())[index::count], out, args.jobs)
+    except KeyboardInterrupt:
+        print("\nstopped: the same command goes on", file=sys.stderr)
+        return 130
+    for job, error in failed.items():
+        print(f"FAILED {job.label}: {job.function}{tuple(job.arguments)}\n    {error}", file=sys.stderr)
+    records = {key: job.record(out) for key, job in jobs.items()}
+    records = {key: record for key, record in records.items() if record is not None}
+    if len(records) == len(jobs):
+        for path in (job.path(out) for job in jobs.values()):
+            for left_by_killed in set(out.glob(f"*{path.stem}*")) - {path}:
+                left_by_killed.unlink(missing_ok=True)
+    if records and (count == 1 or len(records) == len(jobs)):
+        write(records, out)
+    return 1 if failed else 0
 
 
-def start(run, out):
-    context = multiprocessing.get_context("spawn")  # a forked copy of a process with BLAS threads may hang
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=execute, args=(run, str(out), sender), name=run.name)
-    with one_blas_thread(), interrupt_blocked():
-        process.start()
-    sender.close()
-    return process, receiver
-
-
-def error_of(process, receiver, run):
-    """None after a clean end, else what there is to say."""
-    process.join()
+def run_all(jobs, out, at_a_time):
+    """Do the jobs that are not finished; returns dict job -> last line of its error, of those that fail."""
+    waiting = [job for job in jobs if job.record(out) is None]
+    missing, failed, active, started = len(waiting), {}, {}, time.monotonic()
+    status, shown = StatusLine(sys.stderr), None
     try:
-        error = receiver.recv() if receiver.poll() else None
-    except EOFError:
-        error = None
-    receiver.close()
-    if error is None and process.exitcode != 0:
-        error = f"process ended with exit code {process.exitcode} (-n: signal n)"
-    return error
-
-
-def execute(run, out, sender):
-    """In the new process: train and save, or send the traceback."""
-    exit_with_parent()
-    try:
-        from gradient_flossing_example import train_rnn_flossing
-
-        train_rnn_flossing(*run.arguments, progress=False).save(run.path(out))
-    except Exception:
-        sender.send(traceback.format_exc())
-
-
-def exit_with_parent():
-    """End this process as soon as the one that started it is gone, even if that was killed."""
-    parent, ppid = multiprocessing.parent_process(), os.getppid()
-
-    def watch():
-        if parent is not None:
-            parent.join()
-        while parent is None and os.getppid() == ppid:
+        while waiting or active:
+            while waiting and len(active) < at_a_time:
+                job = waiting.pop(0)
+                if job.record(out) is None:  # another sweep in the same folder may have done it
+                    active[job] = start(job, out)
             time.sleep(POLL)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def one_blas_thread():
-    """New processes get one BLAS thread each: the libraries read these variables when they are loaded."""
-    before = {name: os.environ.get(name) for name in BLAS_THREADS}
-    os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
-    try:
-        yield
+            for job, (process, errors) in list(active.items()):
+                if process.poll() is not None:
+                    del active[job]
+                    if job.record(out) is None:
+                        failed[job] = last_line(process, errors)
+            left = len(waiting) + len(active)
+            counts = f"{len(jobs) - left - len(failed)}/{len(jobs)} done, {len(failed)} failed"
+            rate = (missing - left - len(failed)) / (time.monotonic() - started)  # per second
+            time_left = [(1, f"{left / rate / 60:.0f} min left"), (2, f"{60 * rate:.3g}/min")] if rate else []
+            status.show([(0, counts), *time_left], due=counts != shown)
+            shown = counts
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
+        status.erase()
+        for process, _ in active.values():
+            process.kill()
+            process.wait()
+    return failed
 
 
-@contextmanager
-def interrupt_blocked():
-    """New processes inherit a blocked SIGINT: Ctrl-C reaches the whole group, and ending them is the parent's job."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+def start(job, out):
+    """The new process, with one BLAS thread, and the file that takes its errors."""
+    errors = tempfile.TemporaryFile()
+    # its standard input tells it whether this process lives; a session of its own: Ctrl-C reaches this process only
+    process = subprocess.Popen(
+        [sys.executable, "-m", "extras.sweep", json.dumps([job.label, job.arguments, job.function, str(out)])],
+        cwd=ROOT, env=os.environ | ONE_BLAS_THREAD, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors,
+        start_new_session=True,
+    )  # fmt: skip
+    return process, errors
 
 
-# ------------------------------------------------------------------ saying how far it is
+def last_line(process, errors):
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
+    return f"{lines[-1]} (exit status {process.returncode})"
 
 
-class Progress:
-    """Prints finished/total, rate and remaining time; the rate counts what was finished since the start."""
-
-    def __init__(self, total, stream=None):
-        self.total, self.stream = total, stream or sys.stderr
-        self.started, self.at_start, self.shown = time.monotonic(), None, None
-
-    def __call__(self, claims):
-        finished, failed = len(claims.finished), len(claims.failures)
-        if self.at_start is None:
-            self.at_start = finished
-        line = f"{finished}/{self.total} runs finished"
-        if failed:
-            line += f", {failed} failed"
-        elapsed, done = time.monotonic() - self.started, finished - self.at_start
-        if done:
-            rate = done / elapsed
-            line += f", {60 * rate:.2f} runs/min, {(self.total - finished - failed) / rate / 60:.1f} min remaining"
-        if line != self.shown:
-            terminal = self.stream.isatty()
-            print(f"\r{line:<78}" if terminal else line, end="" if terminal else "\n", file=self.stream, flush=True)
-        self.shown = line
+def work(label, arguments, function, out):
+    """In the new process: do the run and save its record, unless another sweep in the same folder does."""
+    threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()  # end when the parent does
+    job = Job(label, tuple(arguments), function)
+    checkpoint = job.path(out).with_suffix(".checkpoint")
+    with open(job.path(out).with_suffix(".lock"), "w") as lock:
+        with contextlib.suppress(OSError, AttributeError):  # a file system without locks, or Windows: do it twice
+            fcntl.flock(lock, fcntl.LOCK_EX)  # waits; given back when the process ends, however that is
+        if job.record(out) is not None:
+            return
+        try:
+            load_arrays(checkpoint, FORMAT)
+        except (OSError, ValueError):  # none, or damaged: from the start
+            checkpoint.unlink(missing_ok=True)
+        module, name = function.split(":")
+        function = getattr(importlib.import_module(module), name)
+        record = function(*arguments, progress=False, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY)
+        record.save(job.path(out))
+        checkpoint.unlink(missing_ok=True)
 
 
-def print_failures(failures, stream=None):
-    """Each failed run with its arguments and traceback."""
-    stream = stream or sys.stderr
-    for run, error in failures.items():
-        print(f"\nFAILED {run.name}: train_rnn_flossing{run.arguments}\n{error.rstrip()}", file=stream)
+def make_parser(description, out):
+    """Parser with the options of every sweep; out: the default folder."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--jobs", type=positive, default=cores, help="runs at a time")
+    parser.add_argument("--shard", type=shard, default=shard_of_array(os.environ), metavar="I/N",
+                        help="the runs I, I + N, ... only; default: as an array of Slurm or Kubernetes says")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path(out), help="folder of records, tables and figures")
+    return parser
+
+
+def positive(text):
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return int(text)
+
+
+def shard(text):
+    index, count = map(int, text.split("/"))
+    if not 0 <= index < count:
+        raise argparse.ArgumentTypeError(f"{text}: must be I/N with 0 <= I < N")
+    return index, count
+
+
+def shard_of_array(env):
+    if "SLURM_ARRAY_TASK_ID" in env:
+        index = int(env["SLURM_ARRAY_TASK_ID"]) - int(env["SLURM_ARRAY_TASK_MIN"])
+        return f"{index}/{env['SLURM_ARRAY_TASK_COUNT']}"
+    if "JOB_COMPLETION_INDEX" in env:  # Kubernetes sets no count: the job's file does
+        return f"{env['JOB_COMPLETION_INDEX']}/{env['JOB_COMPLETIONS']}"
+    return "0/1"
+
+
+def write_csv(rows, path):
+    """Rows (dicts) with all digits of the floats, so that two sweeps can be compared bit for bit."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+if __name__ == "__main__":
+    work(*json.loads(sys.argv[1]))

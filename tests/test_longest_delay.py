@@ -1,25 +1,20 @@
 """The schedules of the search take equal time, and the committed tables are those of the committed schedules."""
 
 import csv
-import importlib.util
-import sys
 
 import pytest
 
-from extras.check_parameters import Parameters, check_parameters
+from example_code.experiments import longest_delay
+from extras.check_parameters import check_parameters
 from extras.progress import flossing_steps
 from tests.conftest import ROOT
 
-spec = importlib.util.spec_from_file_location("longest_delay", ROOT / "example_code" / "experiments" / "longest_delay.py")
-longest_delay = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = longest_delay  # dataclasses look there
-spec.loader.exec_module(longest_delay)
 SCHEDULES = {schedule for schedule, _ in longest_delay.SEARCH}
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
 def test_a_schedule_takes_its_budget(schedule):
-    p = check_parameters(Parameters(*schedule.arguments(3)))._asdict()
+    p = check_parameters(schedule.run(3).arguments)._asdict()
     assert (p["delay"], p["T"], p["sNet"]) == (45, 300, 3)
     cost = p["E"] + flossing_steps(p) * schedule.step_cost
     assert 0.97 < cost / (schedule.budget * longest_delay.UNIT_BUDGET) <= 1.0001
@@ -37,7 +32,7 @@ def test_the_committed_table_is_that_of_the_search():
 
 
 def test_no_run_is_done_twice():
-    names = [schedule.run(seed).name for schedule, seed in longest_delay.SEARCH]
+    names = [schedule.run(seed).path("") for schedule, seed in longest_delay.SEARCH]
     assert len(set(names)) == len(names)
 
 

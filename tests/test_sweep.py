@@ -1,209 +1,230 @@
-"""Sweeps of tiny networks: complete, resumable, the same in every way of running them, and clean when killed."""
+"""Sweeps of tiny networks: complete, the same in every way of running them, and whole after every fault."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 
 from example_code.experiments import delay_sweep
 from extras import sweep
-from extras.record import load_record
+from extras.checkpoint import FORMAT
+from extras.record import load_arrays, save_arrays
+from gradient_flossing_example import README_CALL
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "example_code" / "experiments" / "delay_sweep.py"
-TINY = ["--neurons", "16", "--steps", "30", "--preflossing", "3", "--epochs", "5"]
-LIST = ["--delays", "5", "8", "--seeds", "1"]
-LONG = ["--neurons", "16", "--steps", "300", "--conditions", "none", "--delays", "5", "6"]
+TINY = ["--tasks", "xor", "--neurons", "8", "--steps", "30", "--preflossing", "20", "--delays", "5", "--seeds", "1"]
+SHORT = [*TINY, "--epochs", "200"]  # four runs: the conditions
+LONG = [*TINY, "--conditions", "none", "during", "--epochs", "1400"]  # with a checkpoint at 1,000 steps, of over 18 kB
+TINY_CALL = README_CALL._replace(N=8, E=3, Ep=0, Ni=0, T=30, delay=5, nLE=8)
 
 
 def command(out, *options):
-    return [sys.executable, str(SCRIPT), *options, "--out", str(out)]
+    return [sys.executable, str(SCRIPT), *options, "--jobs", "2", "--out", str(out)]
 
 
 def start(argv):
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
-def processes_of(session):
-    """Processes (pids) of a session that have not ended."""
-    listing = subprocess.run(["ps", "-e", "-o", "pid=,sess=,stat="], capture_output=True, text=True).stdout
-    rows = [line.split() for line in listing.splitlines()]
-    return [int(pid) for pid, sess, stat in rows if int(sess) == session and not stat.startswith("Z")]
+def do(argv):
+    """Standard error of a command that must succeed."""
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
 
 
-def workers(session):
-    return [pid for pid in processes_of(session) if is_worker(pid)]
+def processes(pattern, **parents):
+    """Process ids that have not ended whose command line matches, of a parent ppid if one is given."""
+    listing = subprocess.run(["ps", "-e", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True).stdout
+    rows = [line.split(maxsplit=3) for line in listing.splitlines()]
+    return [
+        int(pid) for pid, ppid, stat, args in rows
+        if re.search(pattern, args) and not stat.startswith("Z") and int(ppid) == parents.get("ppid", int(ppid))
+    ]  # fmt: skip
 
 
-def is_worker(pid):
-    try:
-        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
+def workers(parent):
+    return processes("extras.sweep", ppid=parent)
 
 
-def wait_until(condition, seconds=20):
+def wait_until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def runs_of(argv):
     return list(delay_sweep.make_runs(delay_sweep.parse(argv)).values())
 
 
+def assert_same(argv, out, other):
+    """All runs are finished in both folders, with equal records, and the tables are the same."""
+    for run in runs_of(argv):
+        assert run.record(out) is not None and run.record(out) == run.record(other)
+    assert (out / "delay_sweep.csv").read_bytes() == (other / "delay_sweep.csv").read_bytes()
+    files = {run.path(out).name for run in runs_of(argv)} | {"delay_sweep.csv", "delay_sweep.png"}
+    assert {path.name for path in out.iterdir()} == files  # no checkpoint and no half-written file is left
+
+
 @pytest.fixture(scope="module")
-def local(tmp_path_factory):
-    """The tiny sweep, done by two local processes."""
-    out = tmp_path_factory.mktemp("local")
-    done = subprocess.run(command(out, *TINY, *LIST, "--jobs", "2"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return out, done
+def short(tmp_path_factory):
+    """Folder and standard error of the short sweep."""
+    out = tmp_path_factory.mktemp("short")
+    return out, do(command(out, *SHORT))
 
 
-def test_local_sweep_is_complete(local):
-    out, done = local
-    assert len(list(out.glob("*.npz"))) == 6
-    assert not [p for p in out.iterdir() if p.suffix not in (".npz", ".csv", ".png")]  # no temporary file is left
-    assert len((out / "delay_sweep.csv").read_text().splitlines()) == 7
-    assert "6/6 runs finished" in done.stderr and "runs/min" in done.stderr and "remaining" in done.stderr
-    assert "| 5 (10) |" in done.stdout
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    out = tmp_path_factory.mktemp("long")
+    do(command(out, *LONG))
+    return out
 
 
-def test_one_cell_again_is_the_same_bit_for_bit(local, tmp_path):
-    out, _ = local
-    (run,) = runs_of([*TINY, "--conditions", "during", "--delays", "8", "--seeds", "1"])
-    sweep.run_sweep(claims := sweep.LocalClaims([run], tmp_path), tmp_path, jobs=1)
-    assert not claims.failures
-    again, before = load_record(run.path(tmp_path)), load_record(run.path(out))
-    assert again.parameters == before.parameters
-    np.testing.assert_array_equal(again.loss, before.loss)
-    np.testing.assert_array_equal(again.lyapunov_spectrum, before.lyapunov_spectrum)
-    for name, array in before.final.items():
-        np.testing.assert_array_equal(again.final[name], array)
+def test_a_sweep_is_complete_and_says_how_far_it_is(short):
+    out, err = short
+    assert_same(SHORT, out, out)
+    assert len((out / "delay_sweep.csv").read_text().splitlines()) == 5
+    assert "4/4 done, 0 failed" in err and "/min" in err and "left" in err
 
 
-def test_started_again_only_the_missing_is_done(local):
-    out, _ = local
+def test_one_cell_again_is_the_same_bit_for_bit(short, tmp_path):
+    out, _ = short
+    run = runs_of(SHORT)[-1]
+    assert "during" in run.label
+    assert not sweep.run_all([run], tmp_path, 1)
+    assert run.record(tmp_path) == run.record(out)
+
+
+def test_started_again_only_the_missing_and_the_damaged_is_done(short):
+    out, _ = short
     table = (out / "delay_sweep.csv").read_bytes()
-    runs = runs_of([*TINY, *LIST])
-    missing, damaged, *kept = runs
+    missing, damaged, *kept = runs_of(SHORT)
     missing.path(out).unlink()
-    damaged.path(out).write_bytes(b"cut off")
+    missing.path(out).with_suffix(".checkpoint").write_bytes(b"damaged")
+    damaged.path(out).write_bytes(damaged.path(out).read_bytes()[:-1])
     before = {run: run.path(out).stat().st_mtime_ns for run in kept}
-    assert sweep.LocalClaims(runs, out).waiting == [missing, damaged]
-    assert delay_sweep.main([*TINY, *LIST, "--jobs", "2", "--out", str(out)]) == 0
+    assert delay_sweep.main([*SHORT, "--out", str(out)]) == 0
     assert {run: run.path(out).stat().st_mtime_ns for run in kept} == before
     assert (out / "delay_sweep.csv").read_bytes() == table
+    assert_same(SHORT, out, out)
 
 
-def test_a_failing_run_is_reported_and_stops_nothing(tmp_path, capsys):
-    good = sweep.Run("good", delay_sweep.arguments_of("none", 5, 1, 3, 8, 30))
-    bad = sweep.Run("bad", good.arguments[:22] + (1000,) + good.arguments[23:])  # a delay longer than the trial
-    sweep.run_sweep(claims := sweep.LocalClaims([bad, good], tmp_path), tmp_path, jobs=1)
-    assert claims.finished == {good} and set(claims.failures) == {bad}
-    sweep.print_failures(claims.failures)
-    message = capsys.readouterr().err
-    assert f"FAILED bad: train_rnn_flossing{bad.arguments}" in message and "Error" in message
-
-
-def test_a_record_of_other_arguments_does_not_count(local, tmp_path):
-    out, _ = local
-    run, other = runs_of([*TINY, *LIST])[:2]
+def test_a_record_of_other_arguments_does_not_count(short, tmp_path):
+    out, _ = short
+    run, other = runs_of(SHORT)[:2]
     other.path(tmp_path).write_bytes(run.path(out).read_bytes())
-    assert sweep.load_finished(other, tmp_path) is None
+    assert other.record(tmp_path) is None
 
 
-def torchrun(out, *options, launcher=("--standalone",)):
-    pytest.importorskip("torch")
-    return [
-        sys.executable, "-m", "torch.distributed.run", *launcher, str(SCRIPT), *TINY, *options, "--out", str(out),
-    ]  # fmt: skip
+def test_shards_give_the_same_and_the_last_one_writes_the_table(short, tmp_path, monkeypatch):
+    monkeypatch.setenv("JOB_COMPLETION_INDEX", "0")  # the third way to say it: a Kubernetes indexed job
+    monkeypatch.setenv("JOB_COMPLETIONS", "3")
+    for options in ([], ["--shard", "2/3"], ["--shard", "1/3"]):
+        assert not (tmp_path / "delay_sweep.csv").exists()
+        assert delay_sweep.main([*SHORT, "--out", str(tmp_path), *options]) == 0
+    assert_same(SHORT, tmp_path, short[0])
 
 
-def test_two_torchrun_ranks_give_the_same_table(local, tmp_path):
-    argv = torchrun(tmp_path, *LIST, launcher=("--standalone", "--nproc-per-node=2"))
-    done = subprocess.run(argv, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "delay_sweep.csv").read_bytes() == (local[0] / "delay_sweep.csv").read_bytes()
+def test_shards_are_those_of_the_array():
+    array = dict(SLURM_ARRAY_TASK_ID="13", SLURM_ARRAY_TASK_MIN="10", SLURM_ARRAY_TASK_COUNT="8")
+    assert sweep.shard_of_array(array) == "3/8"
+    assert sweep.shard_of_array(dict(JOB_COMPLETION_INDEX="2", JOB_COMPLETIONS="4")) == "2/4"
+    assert sweep.shard_of_array({}) == "0/1"
 
 
-class Store(dict):
-    """What StoreClaims uses of a torch.distributed store."""
-
-    def add(self, key, amount):
-        self[key] = self.get(key, 0) + amount
-        return self[key]
-
-    def set(self, key, value):
-        self[key] = value.encode()
-
-    def check(self, keys):
-        return all(key in self for key in keys)
+@pytest.mark.parametrize("options", (["--shard", "4/4"], ["--shard", "-1/2"], ["--shard", "1"], ["--jobs", "0"]))
+def test_impossible_options_are_refused(options, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        delay_sweep.main([*SHORT, *options, "--out", str(tmp_path / "none")])
+    assert options[0] in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
-def test_ranks_share_the_list_and_a_dead_one_is_replaced(tmp_path):
-    runs = [sweep.Run(name, (name,)) for name in "abc"]
-    store = Store()
-    first, second = (sweep.StoreClaims(runs, tmp_path, store, patience=0.2) for _ in range(2))
-    assert [first.claim().name, second.claim().name, first.claim().name] == ["a", "b", "c"]
-    assert first.claim() is None and second.claim() is None and not second.exhausted()
-    first.finish(runs[2], "an error")  # first fails at c, then dies with a undone; second fails at b
-    second.finish(runs[1], "an error")
-    assert second.claim() is None
-    for _ in range(3):
-        time.sleep(0.1)
-        store.add("beat/a/0", 1)
-        assert second.claim() is None  # still alive
-    time.sleep(0.3)
-    second.claim()
-    assert second.claim().name == "a"
-    second.finish(runs[0], "an error")
-    assert second.exhausted() and set(second.failures) == set(runs)
+def test_the_kubernetes_job_counts_its_pods_right():
+    text = SCRIPT.with_suffix(".yaml").read_text()
+    (completions,), (value,) = re.findall(r"^  completions: (\d+)$", text, re.M), re.findall(r'JOB_COMPLETIONS, value: "(\d+)"', text)
+    assert completions == value and "completionMode: Indexed" in text
+    words = re.search(r"command: \[(.*)\]", text)[1].replace('"', "").split(", ")
+    assert (ROOT / words[1]).exists()
+    delay_sweep.parse(words[2:])
 
 
-def test_killed_worker_is_reported_and_made_up_for(tmp_path):
-    argv = command(tmp_path, *LONG, "--epochs", "200", "--seeds", "1", "--jobs", "1")
-    parent = start(argv)
-    wait_until(lambda: workers(parent.pid))
-    os.kill(workers(parent.pid)[0], signal.SIGKILL)
-    _, err = parent.communicate(timeout=30)
-    assert parent.returncode == 1
-    assert "FAILED none_delay5" in err and "exit code -9" in err
-    done = subprocess.run(argv, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stderr.startswith("1/2 runs finished"), done.stderr
+def test_a_failing_run_is_listed_and_stops_nothing(tmp_path, capsys):
+    good, bad = sweep.Job("good", TINY_CALL), sweep.Job("bad", TINY_CALL._replace(delay=1000))
+    args = sweep.make_parser("", tmp_path).parse_args(["--jobs", "1"])
+    written = []
+    assert sweep.sweep({"bad": bad, "good": good}, args, lambda records, out: written.extend(records)) == 1
+    assert written == ["good"]
+    name, error = capsys.readouterr().err.strip().splitlines()[-2:]
+    assert name == f"FAILED bad: {bad.function}{tuple(bad.arguments)}"
+    assert "ValueError: T = 30" in error
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_killed_parent_leaves_no_process(tmp_path, number):
-    parent = start(command(tmp_path, *LONG, "--epochs", "1000000", "--seeds", "1", "--jobs", "2"))
-    wait_until(lambda: len(workers(parent.pid)) == 2)
-    if number == signal.SIGINT:
-        os.killpg(parent.pid, number)  # as a terminal does
-    else:
-        os.kill(parent.pid, number)
-    wait_until(lambda: not processes_of(parent.pid))
+def killed(out, ready, kill):
+    """Start the long sweep and call kill(parent, workers) when ready() says so; the parent and its errors."""
+    parent = start(command(out, *LONG))
+    wait_until(ready)
+    pids = workers(parent.pid)
+    kill(parent, pids)
     _, err = parent.communicate()
-    assert parent.returncode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
-    assert "Traceback" not in err
-    if number == signal.SIGINT:
-        assert "stopped: 0 of 2 runs finished" in err
+    wait_until(lambda: not set(pids) & set(processes("extras.sweep")), seconds=5)
+    return parent, err
 
 
-def test_worker_memory_is_below_400_megabytes(tmp_path):
-    if not Path("/proc/self/status").exists():
-        pytest.skip("reads /proc")
-    parent = start(command(tmp_path, "--epochs", "1000000", "--preflossing", "1", "--delays", "5", "--seeds", "1", "--jobs", "1"))
-    wait_until(lambda: workers(parent.pid))
-    time.sleep(2)
-    status = [Path(f"/proc/{pid}/status").read_text() for pid in workers(parent.pid)]
-    parent.terminate()
-    parent.communicate()
-    peak = [int(line.split()[1]) / 1024 for text in status for line in text.splitlines() if line.startswith("VmHWM")]
-    assert max(peak) < 400
+def test_a_killed_parent_leaves_no_process_and_loses_nothing(long, tmp_path):
+    """Killed once in each way while its workers train, then left to end."""
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        for path in tmp_path.iterdir():
+            path.unlink()
+        both_train = lambda: len(list(tmp_path.glob("*.checkpoint"))) == 2  # noqa: E731
+        parent, err = killed(tmp_path, both_train, lambda parent, _: os.killpg(parent.pid, number))
+        assert parent.returncode == status
+        assert "Traceback" not in err
+        assert ("the same command goes on" in err) == (number == signal.SIGINT)
+    do(command(tmp_path, *LONG))
+    assert_same(LONG, tmp_path, long)
+
+
+def test_killed_workers_are_listed_and_go_on_from_their_checkpoints(long, tmp_path):
+    big = lambda: [path for path in tmp_path.glob("*.checkpoint") if path.stat().st_size > 18_000]  # noqa: E731
+    parent, err = killed(tmp_path, big, lambda _, pids: [os.kill(pid, signal.SIGKILL) for pid in pids])
+    assert parent.returncode == 1
+    assert 1 <= err.count("FAILED xor_") == err.count("(exit status -9)") <= 2
+    for path in (checkpoints := big()):  # a mark that only a run that goes on from there carries to its end
+        metadata, arrays = load_arrays(path, FORMAT)
+        metadata["record"]["elapsed_time"] = 1e6
+        save_arrays(path, FORMAT, metadata, arrays)
+    do(command(tmp_path, *LONG))
+    assert_same(LONG, tmp_path, long)
+    assert sum(run.record(tmp_path).elapsed_time > 1e6 for run in runs_of(LONG)) == len(checkpoints) > 0
+
+
+def test_two_sweeps_in_one_folder_do_each_run_once(long, tmp_path):
+    both = [start(command(tmp_path, *LONG)) for _ in range(2)]
+    for process in both:
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    do(command(tmp_path, *LONG))  # the first to end may have left the other's lock
+    assert_same(LONG, tmp_path, long)
+
+
+def test_a_full_disk(short, tmp_path):
+    def mount(*options):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(tmp_path)], capture_output=True)
+
+    if mount("size=32k").returncode != 0:
+        pytest.skip("needs the right to mount a small disk")
+    try:
+        done = subprocess.run(command(tmp_path, *SHORT), capture_output=True, text=True)
+        assert done.returncode == 1
+        assert done.stderr.count("FAILED xor_") >= 2 and "No space left on device" in done.stderr
+        mount("remount", "size=8m")
+        do(command(tmp_path, *SHORT))
+        assert_same(SHORT, tmp_path, short[0])
+    finally:
+        subprocess.run(["umount", str(tmp_path)])

@@ -8,9 +8,6 @@ Everything else is the original's README call, with delay 45. Each finished run 
 command goes on with what is missing. Writes a table (CSV), and without --search a figure of the accuracies.
 """
 
-import argparse
-import csv
-import hashlib
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,10 +15,12 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from extras.sweep import LocalClaims, Progress, Run, load_finished, print_failures, run_sweep  # noqa: E402
+from extras.figures import BLACK, COLOURS, GREY, new_figure  # noqa: E402
+from extras.record import FINAL_EPOCHS, LEARNED  # noqa: E402
+from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
+from gradient_flossing_example import README_CALL  # noqa: E402
 
 DELAY = 45
-FINAL_EPOCHS = 100  # final accuracy: mean over the last epochs; every batch is new data
 # Time is counted in training epochs (3.4 ms here). A flossing step of 75 exponents over 55 steps takes as long as 1.5 of
 # them (python example_code/experiments/benchmark.py), and its time grows with the number of steps and, more slowly, of exponents.
 UNIT_BUDGET = 11501  # 4,001 epochs and 5,000 flossing steps
@@ -59,15 +58,12 @@ class Schedule:
         """Number of blocks during training."""
         return int(self.until * self.E / self.Ef) if self.Ei else 0
 
-    def arguments(self, seed):
-        return (
-            80, self.E, self.Ef, self.Ei, self.Ep, self.Ni, 16, 1, 300, self.Tp, 300, seed, seed, seed, seed,
-            0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0, DELAY, 1.0, 0.0, 1.0, 0.0, 0.1, 0.0, self.nLE, -1, 3, self.Lwnt,
-        )  # fmt: skip
-
     def run(self, seed):
-        digest = hashlib.sha256(repr(self.arguments(seed)).encode()).hexdigest()[:8]
-        return Run(f"seed{seed}_{digest}", self.arguments(seed))
+        arguments = README_CALL._replace(
+            E=self.E, Ef=self.Ef, Ei=self.Ei, Ep=self.Ep, Ni=self.Ni, Tp=self.Tp, nLE=self.nLE, Lwnt=self.Lwnt,
+            delay=DELAY, sIC=seed, sIn=seed, sNet=seed, sONS=seed,
+        )  # fmt: skip
+        return Job(f"seed{seed}", arguments)
 
 
 S = Schedule
@@ -97,72 +93,53 @@ SEARCH = (
 
 def result(schedule, seed, record):
     """One row of the table. best_accuracy: highest mean over FINAL_EPOCHS successive epochs."""
-    mean = np.convolve(record.accuracy, np.full(FINAL_EPOCHS, 1 / FINAL_EPOCHS), mode="valid")
     return asdict(schedule) | {
-        "E": schedule.E, "Ni": schedule.Ni, "seed": seed, "final_accuracy": round(float(mean[-1]), 4),
-        "best_accuracy": round(float(mean.max()), 4),
+        "E": schedule.E, "Ni": schedule.Ni, "seed": seed, "final_accuracy": round(record.final_accuracy(), 4),
+        "best_accuracy": round(float(running_mean(record.accuracy).max()), 4),
     }  # fmt: skip
 
 
-def write_csv(rows, path):
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def running_mean(accuracy):
+    """Mean over FINAL_EPOCHS successive epochs, the first at epoch FINAL_EPOCHS."""
+    return np.convolve(accuracy, np.full(FINAL_EPOCHS, 1 / FINAL_EPOCHS), mode="valid")
 
 
 def draw(records, path):
-    """Accuracy over epochs, the mean of FINAL_EPOCHS, for every seed; where flossing ends, a dotted line."""
-    import matplotlib
+    """Accuracy over epochs for every seed; where flossing ends, a dotted line."""
+    with new_figure(4) as figure:
+        axes = figure.subplots()
+        for (_, seed), record, colour in zip(records, records.values(), (BLACK, *COLOURS) * len(records)):
+            mean = running_mean(record.accuracy)
+            axes.plot(np.arange(len(mean)) + FINAL_EPOCHS, 100 * mean, linewidth=1, color=colour, label=f"seed {seed}")
+        axes.axvline(record.flossing_epoch[-1], color=GREY, linestyle=":", linewidth=1)
+        axes.axhline(100 * LEARNED, color=GREY, linestyle="--", linewidth=1)
+        axes.set(xlabel="epoch", ylabel=f"accuracy, mean of {FINAL_EPOCHS} epochs (%)", ylim=(48, 101))
+        figure.legend(loc="outside upper center", ncols=5)
+    figure.savefig(path)
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    colours = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7"]
-    for number, (seed, record) in enumerate(records.items()):
-        mean = np.convolve(record.accuracy, np.full(FINAL_EPOCHS, 1 / FINAL_EPOCHS), mode="valid")
-        epochs = np.arange(len(mean)) + FINAL_EPOCHS
-        axes.plot(epochs, 100 * mean, lw=1, color=colours[number % len(colours)], label=f"seed {seed}")
-    axes.axvline(record.flossing_epoch[-1], color="0.6", ls=":", lw=1)
-    axes.axhline(95, color="0.6", ls="--", lw=1)
-    axes.set(xlabel="epoch", ylabel=f"accuracy, mean of {FINAL_EPOCHS} epochs (%)", ylim=(48, 101))
-    figure.legend(loc="outside upper center", ncols=5, frameon=False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+def parse(argv=None):
+    parser = make_parser(__doc__.split("\n\n")[0], "out/longest_delay")
+    parser.add_argument("--search", action="store_true", help="all schedules that were tried, not only the best")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="of the best schedule")
+    return parser.parse_args(argv)
 
 
 def main(argv=None):
-    """Returns the exit code: 0, 1 if a run failed, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--search", action="store_true", help="all schedules that were tried, not only the best")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="of the best schedule; default 1 to 5")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time; default 2")
-    parser.add_argument("--out", type=Path, default=Path("out/longest_delay"), help="record files, table and figure")
-    args = parser.parse_args(argv)
-    if args.jobs < 1:
-        parser.error("--jobs must be at least 1")
-    args.out.mkdir(parents=True, exist_ok=True)
-    trials = SEARCH if args.search else [(BEST, seed) for seed in args.seeds]
-    runs = [schedule.run(seed) for schedule, seed in trials]
-    claims = LocalClaims(runs, args.out)
-    try:
-        run_sweep(claims, args.out, args.jobs, Progress(len(runs)))
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on", file=sys.stderr)
-        return 130
-    print_failures(claims.failures)
-    records = [(*trial, load_finished(run, args.out)) for trial, run in zip(trials, runs)]
-    records = [(schedule, seed, record) for schedule, seed, record in records if record is not None]
-    rows = [result(*r) for r in records]
+    """Returns the exit status: 0, 1 if a run failed, 130 after Ctrl-C."""
+    args = parse(argv)
     name = "schedule_search" if args.search else "longest_delay"
-    if rows:
-        write_csv(rows, args.out / f"{name}.csv")
+    trials = SEARCH if args.search else [(BEST, seed) for seed in args.seeds]
+
+    def write(records, out):
+        rows = [result(schedule, seed, record) for (schedule, seed), record in records.items()]
+        write_csv(rows, out / f"{name}.csv")
         for row in rows:
             print("  ".join(f"{key} {value}" for key, value in row.items()))
-    if rows and not args.search:
-        draw({seed: record for _, seed, record in records}, args.out / f"{name}.png")
-    return 1 if claims.failures else 0
+        if not args.search:
+            draw(records, out / f"{name}.png")
+
+    return sweep({(schedule, seed): schedule.run(seed) for schedule, seed in trials}, args, write)
 
 
 if __name__ == "__main__":
