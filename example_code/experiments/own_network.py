@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 from example_code.floss_your_own_network import H, floss_before_training, make_network, training  # noqa: E402
 from extras.flossing import lyapunov_exponents  # noqa: E402
 from extras.record import LEARNED, WINDOW  # noqa: E402
+from extras.sweep import write_csv  # noqa: E402
 
 DELAYS = (10, 15, 20, 30, 40, 50, 60, 80)
 EPOCHS, STEPS = 400, 500  # of training; of flossing
@@ -137,17 +138,12 @@ def condition_of(row):
 
 def run_all(path, seeds, starts):
     rows = read(path)
-    new = not rows
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        for condition in conditions(seeds, starts):
-            finished = {int(row["delay"]): row for row in rows if condition_of(row) == condition}
-            for row in run_condition(*condition, finished):
-                writer.writerow(row)
-                file.flush()
-                print(*row.values(), flush=True)
+    for condition in conditions(seeds, starts):
+        finished = {int(row["delay"]): row for row in rows if condition_of(row) == condition}
+        for row in run_condition(*condition, finished):
+            rows.append({name: row[name] for name in FIELDS})
+            write_csv(rows, path)
+            print(*row.values(), flush=True)
 
 
 # ------------------------------------------------------------------ table and figure of the runs
