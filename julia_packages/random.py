@@ -199,7 +199,7 @@ class MersenneTwister:
     # ---- normal
 
     def randn_float64(self, *shape):
-        """randn(shape...): standard normals, float64, drawn in column-major order."""
+        """Standard normals, float64, in column-major order, each as the scalar randn() gives it (an array fill differs)."""
         n = math.prod(check_integer("a dimension", size, minimum=0) for size in shape)
         parts = []
         while n > 0:
