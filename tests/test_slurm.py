@@ -101,6 +101,14 @@ def ask(*argv):
     return subprocess.run(argv, capture_output=True, text=True).stdout.strip()
 
 
+def running_on_n2():
+    """(job, its step's process, the sweep's process) on the node n2, or None."""
+    job = ask("squeue", "-h", "-w", "n2", "-o", "%A")
+    for step in processes(rf"slurmstepd: \[{job}\.batch\]") if job.isdigit() else []:
+        for parent in processes("delay_sweep.py", ppid=step):
+            return job, step, parent
+
+
 def test_an_array_survives_the_loss_of_a_node(slurm, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHON", sys.executable)
     plain, array = tmp_path / "plain", tmp_path / "array"
@@ -108,9 +116,8 @@ def test_an_array_survives_the_loss_of_a_node(slurm, tmp_path, monkeypatch):
     submit = ["sbatch", "--parsable", "-o", f"{tmp_path}/log.%a", str(JOB), *ARRAY, "--out", str(array)]
     job = subprocess.run(submit, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     wait_until(lambda: len(list(array.glob("*.checkpoint"))) == 2)  # both nodes train
-    on_n2 = ask("squeue", "-h", "-w", "n2", "-o", "%A")
-    (step,) = processes(rf"slurmstepd: \[{on_n2}\.batch\]")
-    (parent,) = processes("delay_sweep.py", ppid=step)
+    wait_until(lambda: running_on_n2() is not None)  # not so between two tasks, or before the shell has become Python
+    on_n2, step, parent = running_on_n2()
     for pid in (slurm["n2"].pid, step, parent):
         os.kill(pid, signal.SIGKILL)
     assert not list(array.glob("*.csv"))
