@@ -116,8 +116,9 @@ def test_an_array_survives_the_loss_of_a_node(slurm, tmp_path, monkeypatch):
     submit = ["sbatch", "--parsable", "-o", f"{tmp_path}/log.%a", str(JOB), *ARRAY, "--out", str(array)]
     job = subprocess.run(submit, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
     wait_until(lambda: len(list(array.glob("*.checkpoint"))) == 2)  # both nodes train
-    wait_until(lambda: running_on_n2() is not None)  # not so between two tasks, or before the shell has become Python
-    on_n2, step, parent = running_on_n2()
+    found = []  # nothing between two tasks of the array, or before the shell has become Python
+    wait_until(lambda: found.append(running_on_n2()) or found[-1])
+    on_n2, step, parent = found[-1]
     for pid in (slurm["n2"].pid, step, parent):
         os.kill(pid, signal.SIGKILL)
     assert not list(array.glob("*.csv"))
