@@ -1,6 +1,7 @@
 """Puts the repository root on the import path, reads the recordings of the original, and knows a call of a second."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests with & has it ignored
 sys.path.insert(0, str(ROOT))
 
 from extras.check_parameters import README_CALL, Parameters
