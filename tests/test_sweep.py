@@ -40,7 +40,7 @@ def do(argv):
 
 def processes(pattern, **parents):
     """Process ids that have not ended whose command line matches, of a parent ppid if one is given."""
-    listing = subprocess.run(["ps", "-e", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True).stdout
+    listing = subprocess.run(["ps", "-e", "-ww", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True).stdout
     rows = [line.split(maxsplit=3) for line in listing.splitlines()]
     return [
         int(pid) for pid, ppid, stat, args in rows
