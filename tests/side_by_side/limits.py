@@ -172,9 +172,9 @@ def orthogonal_J(arguments):
 # ------------------------------------------------------------------ whole runs
 
 
-def noisy_runs(arguments, flossing_noise, jobs=1, report=lambda done: None, noisy=NOISY_RUNS):
-    """List of `noisy` runs of the port with noise and one in Float64, `jobs` at a time; report(done) after each."""
-    calls = [(arguments, seed, flossing_noise) for seed in (None, *range(noisy))]
+def noisy_runs(arguments, flossing_noise, jobs=1, report=lambda done: None):
+    """List of NOISY_RUNS runs of the port with noise and one in Float64, `jobs` at a time; report(done) after each."""
+    calls = [(arguments, seed, flossing_noise) for seed in (None, *range(NOISY_RUNS))]
     runs = []
     with ProcessPoolExecutor(jobs, get_context("spawn"), one_thread) if jobs > 1 else Here() as pool:
         for run in pool.map(run_with_noise, *zip(*calls)):
