@@ -157,9 +157,7 @@ def check_optimiser(p):
 
 def flosses(p):
     """Whether any flossing step is run: only then do Tp and Ti matter."""
-    first_interflossing = max(p["Ef"], 2)  # a block at epoch 1 has Ep steps
-    interflossing = p["Ei"] > 0 and p["Ni"] > 0 and p["E"] >= first_interflossing
-    return p["nLE"] > 0 and p["E"] > 0 and (p["Ep"] > 0 or interflossing)
+    return flossing_steps(p) > 0
 
 
 def check_exponents(p):
@@ -222,7 +220,9 @@ def interflossing_blocks(p, epochs):
 
 def flossing_steps(p):
     """How many flossing steps a run has."""
-    return p["Ep"] + p["Ei"] * interflossing_blocks(p, p["E"]) if flosses(p) else 0
+    if p["nLE"] == 0 or p["E"] == 0:
+        return 0
+    return p["Ep"] + p["Ei"] * interflossing_blocks(p, p["E"])
 
 
 def check_memory(p):
@@ -236,11 +236,15 @@ def check_memory(p):
         "Ti": 16 * (p["Ti"] + p["delay"]) * flosses(p),
         "E": 64 * p["E"] + (4 * nLE + 48) * flossing_steps(p),
     }
+    if lack := memory_lack(sum(needed.values())):
+        refuse(p, max(needed, key=needed.get), f"the run {lack}")
+
+
+def memory_lack(needed):
+    """What to say if so many bytes are more than this machine has, else None."""
     available = memory()
-    if sum(needed.values()) > available:
-        largest = max(needed, key=needed.get)
-        need, have = sum(needed.values()) / 2**30, available / 2**30
-        refuse(p, largest, f"the run would need {need:,.1f} GiB of memory, this machine has {have:,.1f} GiB")
+    if needed > available:
+        return f"would need {needed / 2**30:,.1f} GiB of memory, this machine has {available / 2**30:,.1f} GiB"
 
 
 def memory():

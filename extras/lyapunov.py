@@ -19,7 +19,7 @@ import numpy as np
 from scipy.linalg import svdvals
 
 from extras.adjoints import sech_squared
-from extras.check_parameters import discarded_steps, memory
+from extras.check_parameters import discarded_steps, memory_lack
 from gf_task05spatialXORShort import generate_input_output
 from julia_packages.random import MersenneTwister, check_integer, shown
 
@@ -128,13 +128,9 @@ class Diagnostics:
             raise ValueError(f"diagnostics.epochs: {shown(max(epochs))} is beyond the last epoch E = {p['E']}")
         if sorted(set(horizons)) != horizons:
             raise ValueError(f"diagnostics.horizons = {shown(self.horizons)}: must be ascending")
-        needed, available = 16 * max([p["Tp"], *horizons]) * p["N"] ** 2, memory()
-        if epochs and needed > available:
-            need, have = needed / 2**30, available / 2**30
-            raise ValueError(
-                f"diagnostics.horizons = {shown(self.horizons)}: the Jacobians of {shown(max(horizons))} steps would need "
-                f"{need:,.1f} GiB of memory, this machine has {have:,.1f} GiB"
-            )
+        steps = max([p["Tp"], *horizons])
+        if epochs and (lack := memory_lack(16 * steps * p["N"] ** 2)):
+            raise ValueError(f"diagnostics.horizons = {shown(self.horizons)}: the Jacobians of {shown(steps)} steps {lack}")
         if epochs and p["Tp"] <= discarded_steps(p["Tp"]):
             raise ValueError(f"Tp = {p['Tp']}: must be at least 13 for the Lyapunov spectrum among the diagnostics")
 

@@ -74,6 +74,8 @@ class Progress:
 
     def epoch(self, done, loss, accuracy):
         """So many epochs are done, the last with this loss and accuracy."""
+        if not self.enabled:
+            return
         self.clock("training")
         parts = [(0, f"epoch {done}/{self.E}"), (2, f"loss {loss:.4f}"), (1, f"accuracy {100 * accuracy:5.1f} %")]
         due = done < self.E and done % interval(self.E, EPOCHS_BETWEEN_LINES) == 0
@@ -81,6 +83,8 @@ class Progress:
 
     def flossing(self, ei, done, steps, loss):
         """So many of the `steps` steps of the flossing block in epoch ei are done, the last with this loss."""
+        if not self.enabled:
+            return
         self.clock("flossing")
         self.flossing_left -= 1
         parts = [(0, f"epoch {ei}/{self.E}"), (1, f"flossing {done}/{steps}"), (2, f"loss {loss:.3g}")]
@@ -97,7 +101,7 @@ class Progress:
 
     def show(self, parts, kind, epochs_left, due):
         mean = self.seconds_per
-        if not self.enabled or kind not in mean:
+        if kind not in mean:
             return
         training, flossing = (mean.get(k, mean[kind]) for k in ("training", "flossing"))
         left = int(epochs_left * training + self.flossing_left * flossing)

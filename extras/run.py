@@ -4,6 +4,7 @@ Nothing here changes a number of the run or draws from a stream that it uses. Th
 its epochs and flossing steps, and hands each step's loss and gradients to it.
 """
 
+import math
 import signal
 import sys
 import threading
@@ -146,7 +147,7 @@ class Run:
 
     def check_finite(self, kind, values):
         """NonFiniteError unless all values (dict of numbers and arrays) of this step are finite."""
-        bad = [f"{name} = {shortened(value)}" for name, value in values.items() if not np.all(np.isfinite(value))]
+        bad = [f"{name} = {shortened(value)}" for name, value in values.items() if not is_finite(value)]
         if bad:
             raise self.non_finite(f"{kind} step {self.steps_of_epoch(kind) + 1}: {', '.join(bad)}")
 
@@ -290,6 +291,10 @@ class Column:
 
     def __len__(self):
         return self.n
+
+
+def is_finite(value):
+    return np.isfinite(value).all() if isinstance(value, np.ndarray) else math.isfinite(value)  # NumPy is slow for a number
 
 
 def shortened(value):
