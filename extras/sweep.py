@@ -15,9 +15,9 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,6 @@ from extras.record import load_arrays, load_record, write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
 CHECKPOINT_EVERY = 1000  # steps, some seconds
-POLL = 0.1  # seconds between two looks at the running processes
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,7 @@ def sweep(jobs, args, write):
         return 130
     for job, error in failed.items():
         print(f"FAILED {job.label}: {job.function}{tuple(job.arguments)}\n    {error}", file=sys.stderr)
-    records = {key: job.record(out) for key, job in jobs.items()}
-    records = {key: record for key, record in records.items() if record is not None}
+    records = {key: record for key, job in jobs.items() if (record := job.record(out)) is not None}
     if len(records) == len(jobs):
         for path in (job.path(out) for job in jobs.values()):
             for left_by_killed in set(out.glob(f"*{path.stem}*")) - {path}:
@@ -91,51 +89,36 @@ def sweep(jobs, args, write):
 
 def run_all(jobs, out, at_a_time):
     """Do the jobs that are not finished; returns dict job -> last line of its error, of those that fail."""
-    waiting = [job for job in jobs if job.record(out) is None]
-    missing, failed, active, started = len(waiting), {}, {}, time.monotonic()
-    status, shown = StatusLine(sys.stderr), None
+    missing, failed, started = [job for job in jobs if job.record(out) is None], {}, time.monotonic()
+    status, counts = StatusLine(sys.stderr), "{}/{} done, {} failed".format
+    status.show([(0, counts(len(jobs) - len(missing), len(jobs), 0))])
+    end, lifeline = os.pipe()  # the processes end when this one closes its side, or ends, however that is
+    pool = ThreadPoolExecutor(at_a_time)
+    runs = {pool.submit(run, job, out, end): job for job in missing}
     try:
-        while waiting or active:
-            while waiting and len(active) < at_a_time:
-                job = waiting.pop(0)
-                if job.record(out) is None:  # another sweep in the same folder may have done it
-                    active[job] = start(job, out)
-            time.sleep(POLL)
-            for job, (process, errors) in list(active.items()):
-                if process.poll() is not None:
-                    del active[job]
-                    if job.record(out) is None:
-                        failed[job] = last_line(process, errors)
-            left = len(waiting) + len(active)
-            counts = f"{len(jobs) - left - len(failed)}/{len(jobs)} done, {len(failed)} failed"
-            rate = (missing - left - len(failed)) / (time.monotonic() - started)  # per second
-            time_left = [(1, f"{left / rate / 60:.0f} min left"), (2, f"{60 * rate:.3g}/min")] if rate else []
-            status.show([(0, counts), *time_left], due=counts != shown)
-            shown = counts
+        for left, finished in zip(reversed(range(len(runs))), as_completed(runs)):
+            if error := finished.result():
+                failed[runs[finished]] = error
+            rate = (len(missing) - left) / (time.monotonic() - started) * 60  # per minute
+            done = counts(len(jobs) - left - len(failed), len(jobs), len(failed))
+            status.show([(0, done), (1, f"{left / rate:.0f} min left"), (2, f"{rate:.3g}/min")])
     finally:
         status.erase()
-        for process, _ in active.values():
-            process.kill()
-            process.wait()
+        os.close(lifeline)
+        pool.shutdown(cancel_futures=True)
+        os.close(end)
     return failed
 
 
-def start(job, out):
-    """The new process, with one BLAS thread, and the file that takes its errors."""
-    errors = tempfile.TemporaryFile()
-    # its standard input tells it whether this process lives; a session of its own: Ctrl-C reaches this process only
+def run(job, out, end):
+    """Do the job in a new process, with one BLAS thread; returns the last line of its error, None if there is a record."""
     process = subprocess.Popen(
         [sys.executable, "-m", "extras.sweep", json.dumps([job.label, job.arguments, job.function, str(out)])],
-        cwd=ROOT, env=os.environ | ONE_BLAS_THREAD, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors,
-        start_new_session=True,
+        cwd=ROOT, env=os.environ | ONE_BLAS_THREAD, stdin=end, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C reaches this process only
     )  # fmt: skip
-    return process, errors
-
-
-def last_line(process, errors):
-    errors.seek(0)
-    lines = errors.read().decode(errors="replace").strip().splitlines() or ["no message"]
-    return f"{lines[-1]} (exit status {process.returncode})"
+    lines = process.communicate()[1].decode(errors="replace").strip().splitlines() or ["no message"]
+    return None if job.record(out) is not None else f"{lines[-1]} (exit status {process.returncode})"
 
 
 def work(label, arguments, function, out):
