@@ -156,7 +156,7 @@ def parse(argv=None):
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help="xor, copy, 'parity of 4'")
     parser.add_argument("--conditions", nargs="+", choices=CONDITIONS, default=list(CONDITIONS), metavar="CONDITION")
     parser.add_argument("--delays", nargs="+", type=int, help="in time steps; default: those of the table")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(1, 11)))
     parser.add_argument("--epochs", type=int, default=4501, help="time of a run, in training epochs, flossing included")
     parser.add_argument("--preflossing", type=int, metavar="Ep", default=500, help="flossing steps before training")
     parser.add_argument("--neurons", type=int, default=80)

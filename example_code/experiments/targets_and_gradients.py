@@ -13,7 +13,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from extras.figures import COLOURS, CONDITIONS, GREY, new_figure, running_mean  # noqa: E402
-from extras.lyapunov import log_condition_number, log_singular_values, step_jacobians, trajectory  # noqa: E402
+from extras.lyapunov import (  # noqa: E402
+    Diagnostics, log_condition_number, log_singular_values, step_jacobians, trajectory,
+)  # fmt: skip
 from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
 from gradient_flossing_example import README_CALL, train_rnn_flossing  # noqa: E402
@@ -22,7 +24,7 @@ NAME = "targets_and_gradients"
 TARGETS = (None, -1.0, -0.5, -0.1, 0.0)  # None: no flossing
 COLOUR = dict(zip(TARGETS, (CONDITIONS["no flossing"], *COLOURS[1:4], CONDITIONS["preflossing"])))
 HORIZON = 2 * README_CALL.delay  # steps of the long-term Jacobian: d
-TIMES = ("initial", "first_training_parameters", "final")  # before flossing, after it, after training
+BETWEEN = 100  # epochs between two looks at the condition number
 EARLY = 50  # epochs over which the gradient norm is averaged, before any network learns
 
 
@@ -38,11 +40,23 @@ def make_runs(args):
 
 
 def run(*arguments, **options):
-    """The record of train_rnn_flossing; its diagnostics: log_condition_number (3,) at TIMES."""
-    record = train_rnn_flossing(*arguments, **options)
-    p = record.parameters
-    record.diagnostics = {"log_condition_number": np.array([condition(getattr(record, time), p) for time in TIMES])}
+    """The record of train_rnn_flossing; its diagnostics: log_condition_number before flossing, at looked_at(E), at the end."""
+    record = train_rnn_flossing(*arguments, diagnostics=ConditionNumber(), **options)
+    before, after = (np.array([condition(ps, record.parameters)]) for ps in (record.initial, record.final))
+    record.diagnostics["log_condition_number"] = np.concatenate([before, *record.diagnostics.values(), after])
     return record
+
+
+class ConditionNumber(Diagnostics):
+    """Of the long-term Jacobian, in the epochs of looked_at(E)."""
+
+    def before_update(self, p, ps, epoch, gs):
+        return {"diagnostics/log_condition_number": condition(ps, p)} if epoch in looked_at(p["E"]) else {}
+
+
+def looked_at(E):
+    """Epochs; at the first one flossing has just ended."""
+    return range(1, E + 1, BETWEEN)
 
 
 def condition(ps, p):
@@ -57,7 +71,7 @@ def make_rows(records):
     rows = []
     for (target, seed), record in records.items():
         exponents = record.lyapunov_spectrum[-1].astype(float) if target is not None else np.full(1, np.nan)
-        before, after, trained = (record.diagnostics["log_condition_number"] / np.log(10)).tolist()
+        before, after, *_, trained = (record.diagnostics["log_condition_number"] / np.log(10)).tolist()
         rows.append({
             "target": "none" if target is None else target, "seed": seed, "mean_exponent": float(exponents.mean()),
             "largest_exponent": float(exponents.max()), "smallest_exponent": float(exponents.min()),
@@ -100,21 +114,22 @@ def draw(records, path):
                 spectra.axhline(target, color=COLOUR[target], linestyle=":", linewidth=1)
             lines(accuracy, [100 * running_mean(r.accuracy) for r in mine], COLOUR[target], label)
             lines(gradients, [running_mean(np.log10(r.gradient_norm["xInit"])) for r in mine], COLOUR[target], label)
+            E = mine[0].parameters["E"]
             log10 = [r.diagnostics["log_condition_number"] / np.log(10) for r in mine]
-            lines(conditions, log10, COLOUR[target], label, marker="o")
+            lines(conditions, log10, COLOUR[target], label, x=[-BETWEEN, *looked_at(E), E + 1], marker="o", markersize=3)
         spectra.set(xlabel="index of the exponent", ylabel="Lyapunov exponent (1/step)", title="A  after flossing")
         accuracy.axhline(50, color=GREY, linestyle="--", linewidth=1)
         accuracy.set(xlabel="epoch", ylabel="accuracy (%)", title="B  learning")
         gradients.set(xlabel="epoch", ylabel="log10 of the gradient norm", title="C  d loss / d initial state")
-        conditions.set(ylabel="log10 of sigma_1 / sigma_75", title=f"D  long-term Jacobian, {HORIZON} steps")
-        conditions.set_xticks([1, 2, 3], ["before", "flossed", "trained"])
+        conditions.set(xlabel="epoch; leftmost: before flossing", ylabel="log10 of sigma_1 / sigma_75")
+        conditions.set_title(f"D  long-term Jacobian, {HORIZON} steps")
         handles, labels = accuracy.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=5)
     figure.savefig(path)
 
 
-def lines(ax, curves, colour, label, **style):
-    x = np.arange(1, len(curves[0]) + 1)
+def lines(ax, curves, colour, label, x=None, **style):
+    x = np.arange(1, len(curves[0]) + 1) if x is None else x
     for curve in curves:
         ax.plot(x, curve, color=colour, linewidth=0.5, alpha=0.35)
     ax.plot(x, np.median(curves, axis=0), color=colour, linewidth=1.8, label=label, **style)
