@@ -1,11 +1,11 @@
-"""Which flossing schedule learns a delay of 45 steps (d = 90), which that of the delay sweep does not?
+"""How long a delay can be learned at all? Flossing that fades out by itself as the accuracy rises.
 
-    python example_code/experiments/longest_delay.py              # the best schedule that was found, five seeds
-    python example_code/experiments/longest_delay.py --search     # every schedule that was tried, the failures too
+    python example_code/experiments/longest_delay.py              # what is reported: see REPORTED
+    python example_code/experiments/longest_delay.py --search     # what led to it, the failures too: see SEARCHED
 
-Schedules are compared at equal time: the number of epochs is what a schedule's flossing leaves of its budget.
-Everything else is the original's README call, with delay 45. Each finished run is a record file in --out, and the same
-command goes on with what is missing. Writes a table (CSV), and without --search a figure of the accuracies.
+Runs of the delayed XOR task by train_adaptively below, a loop of its own made of the port's pieces. Each finished run is a
+record file in --out, and the same command goes on with what is missing. Writes a table (CSV), and without --search a
+figure of the accuracies.
 """
 
 import sys
@@ -15,113 +15,179 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from extras.check_parameters import Parameters, check_parameters  # noqa: E402
 from extras.figures import BLACK, COLOURS, GREY, new_figure  # noqa: E402
 from extras.record import FINAL_EPOCHS, LEARNED  # noqa: E402
+from extras.run import Run  # noqa: E402
 from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
-from gradient_flossing_example import README_CALL  # noqa: E402
+from gf_task05spatialXORShort import generate_input_output  # noqa: E402
+from gradient_flossing_example import (  # noqa: E402
+    README_CALL, first_loss_index, flossing_engine, train_ls_append, train_rnn_flossing, training_engine,
+)  # fmt: skip
+from julia_packages.flux import ADAMW, ClipNorm, update  # noqa: E402
+from julia_packages.linear_algebra import blas_threads  # noqa: E402
 
-DELAY = 45
-# Time is counted in training epochs (3.4 ms here). A flossing step of 75 exponents over 55 steps takes as long as 1.5 of
-# them (python example_code/experiments/benchmark.py), and its time grows with the number of steps and, more slowly, of exponents.
-UNIT_BUDGET = 11501  # 4,001 epochs and 5,000 flossing steps
+CLIP = 0.03  # norm of a training gradient, as in the original
+CHECK, LOOKED_AT = 100, 50  # epochs between two decisions, and over which the accuracy is averaged for one
+EVERY = 4  # epochs between two flossing steps
+FLOSSED_UNTIL = 0.7  # accuracy at which flossing has faded out
+LOST, RISING, GROWTH = 0.6, 0.75, 1.1  # accuracy below which the learning rate starts again, above which it grows; how fast
+
+
+# ------------------------------------------------------------------ the adaptive loop
+
+
+def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_every=100):
+    """Train with flossing that fades out as the accuracy rises; returns a TrainingRecord.
+
+    arguments: the 33 of train_rnn_flossing, of which Ef, Ei and Ni are not used, and two more:
+    weight  norm to which a flossing gradient is scaled down before it is added to that of training, at chance
+    high    highest learning rate; lr is that at the beginning
+    After Ep flossing steps every EVERY-th epoch takes the training gradient plus the flossing gradient of its first trial, in one
+    ADAM step. Nothing else is kept from epoch to epoch but the accuracies, so a checkpoint is as the original's.
+    """
+    *parameters, weight, high = arguments
+    p = check_parameters(Parameters(*parameters))
+    run = Run(p, "adjoint", progress, None, checkpoint, checkpoint_every, None)
+    ps = train_rnn_flossing(*p._replace(E=0), progress=False).initial
+    psFlossing = {name: ps[name] for name in ("ws", "J", "b")}
+    opt, optFlossing, clip = ADAMW(p.lr, (p.b1, p.b2)), ADAMW(p.lr, (p.b1, p.b2)), ClipNorm(CLIP)
+    training_gradient = training_engine("adjoint", p.N, p.T, p.B, first_loss_index(p.delay, p.task))
+    flossing_gradient = flossing_engine("adjoint", p.N, p.Tp, p.nLE, p.sONS, p.Lwnt)
+    rate = None
+    with blas_threads(p.N, max(p.B, p.nLE)), run.started(ps, opt=opt, optFlossing=optFlossing):
+        for ei in run.epochs(p.E):
+            if ei == 1:
+                for i in run.flossing_steps(p.Ep):
+                    s, _ = generate_input_output(1, p.Ti, p.E * p.sIn + ei + i, p.S, p.I1, p.delay, p.task)
+                    train_ls_append(flossing_gradient, psFlossing, ps["xInit"], s, optFlossing, run)
+            if rate is None or (ei - 1) % CHECK == 0:
+                rate, share = decide(run.columns["accuracy"].array(), p.lr, high, p.E)
+                opt.os[0].eta = rate
+            s, rtarg = generate_input_output(p.B, p.T, p.E * p.sIn + ei, p.S, p.I1, p.delay, p.task)
+            loss, accuracy, gs = training_gradient(s, rtarg, ps)
+            run.training_step(loss, accuracy, gs)
+            gs = {name: clip.apply(ps[name], g) for name, g in gs.items()}
+            if weight * share > 0 and ei % EVERY == 0:
+                loss, spectrum, flossing_gs = flossing_gradient(s[..., :1], psFlossing, ps["xInit"])
+                run.flossing_step(loss, spectrum, flossing_gs)
+                for name, g in flossing_gs.items():
+                    gs[name] += ClipNorm(weight * share).apply(ps[name], g)
+            update(opt, ps, gs)
+    record = run.record()
+    record.parameters |= {"weight": weight, "high": high}
+    return record
+
+
+def decide(accuracy, low, high, E):
+    """(learning rate, share of the flossing weight) of the next CHECK epochs, from the accuracies of all before.
+
+    The share falls from 1 at chance to 0 at FLOSSED_UNTIL, and comes back if the accuracy is lost. The rate is `low` until the
+    accuracy exceeds RISING, then grows; it stays below a line from `high` at epoch 0 to 0 at epoch E.
+    """
+    rate, now = low, 0.5
+    for end in range(CHECK, len(accuracy) + 1, CHECK):
+        now = float(accuracy[end - LOOKED_AT : end].mean())
+        rate = low if now < LOST else rate * GROWTH if now > RISING else rate
+        rate = min(rate, high * (1 - end / E))
+    return rate, min(max((FLOSSED_UNTIL - now) / (FLOSSED_UNTIL - 0.5), 0), 1)
+
+
+# ------------------------------------------------------------------ what is run
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When and how to floss: parameters of train_rnn_flossing by their names, and two more.
+    """Parameters of train_rnn_flossing by their names, and two of train_adaptively."""
 
-    until: no block after this share of the epochs. budget: time of the whole run, in UNIT_BUDGETs.
-    """
-
-    Ep: int = 500
-    Ef: int = 100
-    Ei: int = 50
-    until: float = 1.0
-    Tp: int = 55
-    nLE: int = 75
+    name: str
+    delay: int = 45
+    N: int = 80
+    E: int = 50_000
+    Ep: int = 2000
+    Tp: int = 90
+    nLE: int = 80
+    lr: float = 1e-3
     Lwnt: float = 0.0
-    budget: int = 1
+    weight: float = 0.03
+    high: float = 5e-3
 
-    @property
-    def step_cost(self):
-        """Time of a flossing step over that of a training epoch."""
-        return 1.5 * self.Tp / 55 * (0.15 + 0.85 * self.nLE / 75)
-
-    @property
-    def E(self):
-        """Epochs that the flossing leaves of the budget."""
-        per_epoch = 1 + self.until * self.Ei / self.Ef * self.step_cost
-        return int((self.budget * UNIT_BUDGET - self.Ep * self.step_cost) / per_epoch)
-
-    @property
-    def Ni(self):
-        """Number of blocks during training."""
-        return int(self.until * self.E / self.Ef) if self.Ei else 0
-
-    def run(self, seed):
+    def job(self, seed):
+        names = (name for name in asdict(self) if name in Parameters._fields)
         arguments = README_CALL._replace(
-            E=self.E, Ef=self.Ef, Ei=self.Ei, Ep=self.Ep, Ni=self.Ni, Tp=self.Tp, nLE=self.nLE, Lwnt=self.Lwnt,
-            delay=DELAY, sIC=seed, sIn=seed, sNet=seed, sONS=seed,
+            Ef=1, Ei=0, Ni=0, sIC=seed, sIn=seed, sNet=seed, sONS=seed, **{name: getattr(self, name) for name in names}
         )  # fmt: skip
-        return Job(f"seed{seed}", arguments)
+        label = f"{self.name.replace(' ', '_')}_delay{self.delay}_seed{seed}"
+        arguments = (*arguments, self.weight, self.high)
+        return Job(label, arguments, "example_code.experiments.longest_delay:train_adaptively")
 
 
-S = Schedule
-REFERENCE = S(Ep=500, Ef=300, Ei=500)  # blocks of 500 steps every 300 epochs
-FINE = S(Ep=1500, Ef=10, Ei=5)
-# first round: one budget, seeds 1 and 2
-SCREENED = [
-    REFERENCE, S(Ei=100), S(), S(Ei=25), S(Ef=50, Ei=25), S(Ef=20, Ei=10), S(Ef=10, Ei=5),
-    S(Ef=4, Ei=1), S(Ef=2, Ei=1), S(Ef=1, Ei=1), S(Ep=1500), S(Ep=3000), S(Ep=3000, Ei=0), FINE,
-    replace(FINE, until=0.5), S(Ep=1500, until=0.5), replace(FINE, Tp=110), replace(FINE, nLE=40), replace(FINE, nLE=16),
-    replace(FINE, nLE=80), replace(FINE, Lwnt=0.01), replace(FINE, Lwnt=-0.01), replace(FINE, Ei=1), replace(FINE, Ei=2),
+ADAPTIVE = Schedule("adaptive")
+DELAY_60 = replace(ADAPTIVE, delay=60, Tp=110)
+MORE_NEURONS = replace(DELAY_60, N=128, nLE=128, E=10_000)
+REPORTED = (  # seeds: not the one that was searched with
+    [(ADAPTIVE, seed) for seed in range(6, 16)]
+    + [(MORE_NEURONS, seed) for seed in range(6, 11)]  # too few epochs, as it seemed
+    + [(replace(MORE_NEURONS, E=20_000), seed) for seed in range(11, 16)]  # but chance was left as the rate fell below lr
+    + [(replace(MORE_NEURONS, lr=5e-4), seed) for seed in range(16, 21)]  # hence a lower lr
+    + [(DELAY_60, 6)]
+)  # fmt: skip
+SHORT = replace(ADAPTIVE, E=8000)
+SEARCHED = [
+    (schedule, 1)
+    for schedule in (
+        SHORT, replace(SHORT, name="no flossing", Ep=0, weight=0.0), replace(SHORT, name="before only", weight=0.0),
+        replace(SHORT, name="75 exponents", nLE=75), replace(SHORT, name="short window", Tp=28),
+        replace(SHORT, name="low rate", high=1e-3), replace(SHORT, name="high rate at once", lr=5e-3),
+        replace(DELAY_60, E=8000),
+    )
 ]  # fmt: skip
-# second round: three budgets, seeds 1 and 2; no blocks in the second half, since every block costs accuracy
-LONGER = [replace(s, budget=3) for s in (
-    REFERENCE, S(Ei=100, until=0.5), S(Ep=1500, until=0.5), S(Ef=4, Ei=1, until=0.5), S(Ep=1500, Ef=10, Ei=2, until=0.5),
-    S(Ep=1500, Ei=100, until=0.25), S(Ep=1500, until=0.5, Tp=28), S(Ei=100),
-)]  # fmt: skip
-# third round: six budgets, five seeds for the two with the cheaper flossing steps, two for the reference
-BEST = S(Ep=1500, Ei=50, until=0.25, Tp=28, budget=6)
-LAST = [BEST, S(Ei=100, until=0.25, Tp=28, budget=6)]
-SEARCH = (
-    [(s, seed) for seed in (1, 2) for s in SCREENED + LONGER]
-    + [(s, seed) for seed in (1, 2, 3, 4, 5) for s in LAST]
-    + [(replace(REFERENCE, budget=6), seed) for seed in (1, 2)]
-)
 
 
 def result(schedule, seed, record):
-    """One row of the table. best_accuracy: highest mean over FINAL_EPOCHS successive epochs."""
+    """One row of the table; seconds: of this machine."""
     return asdict(schedule) | {
-        "E": schedule.E, "Ni": schedule.Ni, "seed": seed, "final_accuracy": round(record.final_accuracy(), 4),
-        "best_accuracy": round(float(running_mean(record.accuracy).max()), 4),
+        "seed": seed, "flossing_steps": len(record.flossing_loss),
+        "last_flossing_epoch": int(record.flossing_epoch[-1]) if len(record.flossing_epoch) else 0,
+        "epoch_learned": record.epoch_learned(), "final_accuracy": record.final_accuracy(),
+        "seconds": round(record.elapsed_time),
     }  # fmt: skip
 
 
-def running_mean(accuracy):
-    """Mean over FINAL_EPOCHS successive epochs, the first at epoch FINAL_EPOCHS."""
-    return np.convolve(accuracy, np.full(FINAL_EPOCHS, 1 / FINAL_EPOCHS), mode="valid")
+def markdown(rows):
+    """Lines of a table with a line a schedule; where several numbers stand, one a seed."""
+    lines = ["| schedule | delay (d) | N | epochs | lr | learned | at epoch | final accuracy (%) | seconds (median) |", "|---" * 9 + "|"]
+    what = lambda r: (r["name"], f"{r['delay']} ({2 * r['delay']})", r["N"], f"{r['E']:,}", r["lr"])  # noqa: E731
+    for schedule in dict.fromkeys(map(what, rows)):
+        mine = [r for r in rows if what(r) == schedule]
+        learned = [f"{r['epoch_learned']:,}" if r["epoch_learned"] else "-" for r in mine]
+        final = ", ".join(f"{100 * r['final_accuracy']:.1f}" for r in mine)
+        count = f"{len(learned) - learned.count('-')}/{len(mine)}"
+        cells = (*schedule, count, ", ".join(learned), final, f"{np.median([r['seconds'] for r in mine]):.0f}")
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return lines
 
 
 def draw(records, path):
-    """Accuracy over epochs for every seed; where flossing ends, a dotted line."""
-    with new_figure(4) as figure:
-        axes = figure.subplots()
-        for (_, seed), record, colour in zip(records, records.values(), (BLACK, *COLOURS) * len(records)):
-            mean = running_mean(record.accuracy)
-            axes.plot(np.arange(len(mean)) + FINAL_EPOCHS, 100 * mean, linewidth=1, color=colour, label=f"seed {seed}")
-        axes.axvline(record.flossing_epoch[-1], color=GREY, linestyle=":", linewidth=1)
-        axes.axhline(100 * LEARNED, color=GREY, linestyle="--", linewidth=1)
-        axes.set(xlabel="epoch", ylabel=f"accuracy, mean of {FINAL_EPOCHS} epochs (%)", ylim=(48, 101))
-        figure.legend(loc="outside upper center", ncols=5)
+    """Accuracy over epochs, a panel a schedule and a line a seed."""
+    schedules = list(dict.fromkeys(schedule for schedule, _ in records))
+    with new_figure(2 * len(schedules)) as figure:
+        axes = figure.subplots(len(schedules), 1, squeeze=False)[:, 0]
+        for ax, schedule in zip(axes, schedules):
+            mine = [record for (other, _), record in records.items() if other == schedule]
+            for record, colour in zip(mine, (BLACK, *COLOURS) * len(mine)):
+                mean = np.convolve(record.accuracy, np.full(FINAL_EPOCHS, 1 / FINAL_EPOCHS), mode="valid")
+                ax.plot(np.arange(len(mean)) + FINAL_EPOCHS, 100 * mean, linewidth=1, color=colour)
+            ax.axhline(100 * LEARNED, color=GREY, linestyle="--", linewidth=1)
+            ax.set(ylabel="accuracy (%)", ylim=(48, 101))
+            ax.set_title(f"delay {schedule.delay}, N = {schedule.N}, lr = {schedule.lr:g}, seeds: {len(mine)}", fontsize=10)
+        ax.set_xlabel(f"epoch (mean of {FINAL_EPOCHS})")
     figure.savefig(path)
 
 
 def parse(argv=None):
     parser = make_parser(__doc__.split("\n\n")[0], "out/longest_delay")
-    parser.add_argument("--search", action="store_true", help="all schedules that were tried, not only the best")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="of the best schedule")
+    parser.add_argument("--search", action="store_true", help="what led to the adaptive schedule, instead of what it does")
     return parser.parse_args(argv)
 
 
@@ -129,17 +195,16 @@ def main(argv=None):
     """Returns the exit status: 0, 1 if a run failed, 130 after Ctrl-C."""
     args = parse(argv)
     name = "schedule_search" if args.search else "longest_delay"
-    trials = SEARCH if args.search else [(BEST, seed) for seed in args.seeds]
 
     def write(records, out):
         rows = [result(schedule, seed, record) for (schedule, seed), record in records.items()]
         write_csv(rows, out / f"{name}.csv")
-        for row in rows:
-            print("  ".join(f"{key} {value}" for key, value in row.items()))
+        print("\n".join(["", *markdown(rows)]))
         if not args.search:
             draw(records, out / f"{name}.png")
 
-    return sweep({(schedule, seed): schedule.run(seed) for schedule, seed in trials}, args, write)
+    trials = SEARCHED if args.search else REPORTED
+    return sweep({(schedule, seed): schedule.job(seed) for schedule, seed in trials}, args, write)
 
 
 if __name__ == "__main__":
