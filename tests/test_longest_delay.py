@@ -1,6 +1,5 @@
 """The adaptive loop does what its docstring says, and the committed tables are those of the script."""
 
-import csv
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -12,7 +11,7 @@ from extras.run import Run
 from gf_task05spatialXORShort import generate_input_output
 from gradient_flossing_example import Parameters, flossing_gradient, training_gradient
 from julia_packages.flux import EPSILON
-from tests.conftest import ROOT
+from tests.test_experiments import table
 
 TINY = replace(ADAPTIVE, N=8, nLE=8, Tp=20, delay=5, E=230, Ep=7)
 LOW, HIGH, E = 1e-3, 5e-3, 10_000
@@ -84,11 +83,6 @@ def dies_at(epoch, method):
     return training_step
 
 
-def table(name):
-    with open(ROOT / "example_code" / "experiments" / "results" / f"{name}.csv") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.mark.parametrize("name, trials", [("longest_delay", longest_delay.REPORTED), ("schedule_search", longest_delay.SEARCHED)])
 def test_the_committed_tables_are_those_of_the_script(name, trials):
     rows = table(name)
@@ -109,8 +103,7 @@ def test_tiny_runs(tmp_path, monkeypatch):
     tiny = [(TINY, 1), (TINY, 2), (replace(TINY, name="before only", weight=0.0), 1)]
     monkeypatch.setattr(longest_delay, "REPORTED", tiny)
     assert longest_delay.main(["--out", str(tmp_path)]) == 0
-    with open(tmp_path / "longest_delay.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = table("longest_delay", tmp_path)
     assert [(row["name"], row["seed"]) for row in rows] == [("adaptive", "1"), ("adaptive", "2"), ("before only", "1")]
     assert rows[2]["flossing_steps"] == str(TINY.Ep)
     assert (tmp_path / "longest_delay.png").stat().st_size > 10_000

@@ -120,16 +120,21 @@ def draw(rows, path):
                     draw_lines(ax, mine, value, position, condition, shift=0.13 * (number - 1.5))
             ax.set_ylabel(name)
         for ax in axes[1:]:
-            ax.set(yscale="log", ylim=(None, 1.3 * never))
-            ticks = [t for t in (10, 30, 100, 300, 1000, 3000) if ax.get_ylim()[0] < t < latest]
-            ax.set_yticks([*ticks, never], [*(f"{t:,}" for t in ticks), "never"])
-            ax.set_yticks([], minor=True)
+            label_never(ax, never, latest)
         axes[0].axhline(50, color=GREY, linestyle=":", linewidth=1)
         axes[2].set_xticks(list(position.values()), [f"{list(TASKS)[t]}\ndelay {delay}" for t, delay in cells])
         entries = dict(zip(*reversed(axes[0].get_legend_handles_labels())))  # label -> line, each once
         title = "thin: seeds, thick: median"
         figure.legend(entries.values(), entries, loc="outside upper center", ncols=2, title=title)
     figure.savefig(path)
+
+
+def label_never(ax, never, latest):
+    """Make the axis of epochs logarithmic, with ticks up to `latest` and "never" above them."""
+    ax.set(yscale="log", ylim=(None, 1.3 * never))
+    ticks = [t for t in (10, 30, 100, 300, 1000, 3000) if ax.get_ylim()[0] < t < latest]
+    ax.set_yticks([*ticks, never], [*(f"{t:,}" for t in ticks), "never"])
+    ax.set_yticks([], minor=True)
 
 
 def draw_lines(ax, rows, value, position, condition, shift):

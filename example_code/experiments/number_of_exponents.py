@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.delay_sweep import arguments_of  # noqa: E402
+from example_code.experiments.delay_sweep import arguments_of, label_never  # noqa: E402
 from extras.figures import COLOURS, GREY, new_figure  # noqa: E402
 from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 
@@ -72,23 +72,22 @@ def median_table(rows):
 
 def draw(rows, path):
     """Final accuracy and epoch learned against k: dots seeds, lines medians."""
-    never = 1.7 * max(row["epochs"] for row in rows)  # where a run that does not learn is drawn
+    latest, found = max(row["epochs"] for row in rows), cells(rows)
+    never = 1.7 * latest  # where a run that does not learn is drawn
     with new_figure(4.2) as figure:
         accuracy, epochs = figure.subplots(1, 2)
         for number, delay in enumerate(sorted({row["delay"] for row in rows})):
             style = dict(color=COLOURS[number], marker="os^"[number])
             for ax, values in ((accuracy, lambda cell: 100 * np.array(cell[0])), (epochs, lambda cell: np.minimum(cell[1], never))):
-                points = {k: values(cell) for (d, k), cell in cells(rows).items() if d == delay}
+                points = {k: values(cell) for (d, k), cell in found.items() if d == delay}
                 for k, seeds in points.items():
                     ax.plot(np.full(len(seeds), k), seeds, markersize=2.5, alpha=0.45, linestyle="", **style)
                 ax.plot(*zip(*((k, np.median(seeds)) for k, seeds in points.items())), label=f"delay {delay}", **style)
                 ax.set_xlabel("k, flossed exponents")
         accuracy.axhline(50, color=GREY, linestyle=":", linewidth=1)
         accuracy.set_ylabel("final accuracy (%)")
-        epochs.set(ylabel="epochs to learn", yscale="log", ylim=(None, 1.3 * never))
-        ticks = [t for t in (30, 100, 300, 1000) if epochs.get_ylim()[0] < t < never]
-        epochs.set_yticks([*ticks, never], [*(f"{t:,}" for t in ticks), "never"])
-        epochs.set_yticks([], minor=True)
+        epochs.set_ylabel("epochs to learn")
+        label_never(epochs, never, latest)
         figure.legend(*accuracy.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     figure.savefig(path)
 
