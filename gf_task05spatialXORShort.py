@@ -9,7 +9,7 @@ from numbers import Real
 
 import numpy as np
 
-from julia_packages.random import check_integer
+from julia_packages.checks import check_integer
 from julia_packages.xorshifts import Xoroshiro128Star
 
 

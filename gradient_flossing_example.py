@@ -10,8 +10,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from extras.check_parameters import LONG_README_CALL, README_CALL, Parameters, check_parameters, check_spectrum_call
-from extras.check_parameters import nStepTransient
+from extras.check_parameters import Parameters, check_parameters, check_spectrum_call, nStepTransient
 from extras.run import Run
 from gf_task05spatialXORShort import generate_input_output
 from julia_packages.flux import ADAMW, ClipNorm, DataLoader, Optimiser, logitbinarycrossentropy, update
@@ -300,6 +299,14 @@ def as_tensors(*arrays):
     import torch
 
     return [torch.as_tensor(a) for a in arrays]
+
+
+# the calls of the original's README: that of earlier commits, and the longer one that it has at 324d2a0
+README_CALL = Parameters(
+    80, 301, 10, 50, 50, 2, 16, 1, 300, 55, 300, 1, 1, 1, 1, 0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0, 10,
+    1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 75, -1, 3, 0.0,
+)  # fmt: skip
+LONG_README_CALL = README_CALL._replace(E=3001, Ef=100, Ei=500, Ep=500)
 
 
 def main():

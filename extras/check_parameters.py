@@ -1,7 +1,6 @@
 """One place that describes the 33 parameters and checks them, and the keywords, before any work starts.
 
-PARAMETERS is the table behind the checks and behind the help of the command line, README_CALL the call of the
-original's README. A refused value raises ValueError with the parameter, the value, what is allowed and why: mostly because
+PARAMETERS is the table behind the checks and behind the help of the command line. A refused value raises ValueError with the parameter, the value, what is allowed and why: mostly because
 the original (RainerEngelken/GradientFlossing, commit 324d2a0) dies on it, or silently computes NaN.
 """
 
@@ -13,7 +12,7 @@ from numbers import Real
 
 import numpy as np
 
-from julia_packages.random import check_integer, shown
+from julia_packages.checks import check_integer, shown
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 INT64_END = 2**63  # Julia's Int is an Int64
@@ -69,14 +68,6 @@ PARAMETERS = {  # in the order of the original's arguments (ex.jl:9)
 }
 
 Parameters = namedtuple("Parameters", PARAMETERS)  # the 33 values of a call, by name or in their order
-
-delay = 10
-seed = 1
-README_CALL = Parameters(
-    80, 301, 10, 50, 50, 2, 16, 1, 300, 55, 300, seed, seed, seed, seed, 0.001, 0.9, 0.999, 1, 1.0, 0.0, 1.0, delay,
-    1.0, 0.0, 1.0, 0.0, 0.1, 0.0, 75, -1, 3, 0.0,
-)  # fmt: skip
-LONG_README_CALL = README_CALL._replace(E=3001, Ef=100, Ei=500, Ep=500)  # as the original's README has it at 324d2a0
 
 
 def check_parameters(parameters):

@@ -13,7 +13,7 @@ import numpy as np
 
 from extras.record import load_arrays, probe, save_arrays, versions
 from julia_packages.flux import ADAM
-from julia_packages.random import check_integer, shown
+from julia_packages.checks import check_integer, shown
 
 FORMAT = "gradient flossing checkpoint 2"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from extras.check_parameters import ENGINES, PARAMETERS, Parameters, check_parameters
 from extras.checkpoint import CheckpointError
 from extras.record import NonFiniteError, load_record, probe
-from julia_packages.random import shown
+from julia_packages.checks import shown
 
 SEEDS = [name for name, parameter in PARAMETERS.items() if parameter.group == "seeds"]
 EXAMPLES = """three commands:

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from extras.check_parameters import README_CALL
+from gradient_flossing_example import README_CALL
 from extras.lyapunov import long_term_diagnostics
 from extras.record import TRAINED, load_record
 

@@ -21,7 +21,8 @@ from scipy.linalg import svdvals
 from extras.adjoints import sech_squared
 from extras.check_parameters import discarded_steps, memory_lack
 from gf_task05spatialXORShort import generate_input_output
-from julia_packages.random import MersenneTwister, check_integer, shown
+from julia_packages.checks import check_integer, shown
+from julia_packages.random import MersenneTwister
 
 JACOBI_TOLERANCE = 1e-13  # cosine between two rows that counts as orthogonal
 JACOBI_SWEEPS = 60

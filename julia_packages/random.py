@@ -15,10 +15,11 @@ are random. A "pair" is the 128 bits (two words) that one step of dSFMT makes.
 
 import functools
 import math
-import operator
 from decimal import Decimal, localcontext
 
 import numpy as np
+
+from julia_packages.checks import check_integer, shown
 
 # dSFMT-19937, parameter set 19937:117-19
 N = 191  # pairs in the state
@@ -35,29 +36,6 @@ MIN_ARRAY = 2 * N  # words; array fills from this size on do not go through that
 MASK32 = 0xFFFFFFFF
 MASK52 = (1 << 52) - 1
 ONE = 0x3FF << 52  # exponent bits of a Float64 in [1, 2)
-
-
-def check_integer(name, value, minimum=None):
-    """Return `value` as int; ValueError if it is no integer (bool and float included) or below `minimum`."""
-    allowed = "an integer" if minimum is None else f"an integer >= {minimum}"
-    try:
-        number = int(operator.index(value))
-    except Exception:  # exotic scalars raise more than TypeError
-        number = None
-    if number is None or isinstance(value, bool) or (minimum is not None and number < minimum):
-        raise ValueError(f"{name} must be {allowed}, got {shown(value)}")
-    return number
-
-
-def shown(value):
-    """repr(value) for a message, at most about 60 characters."""
-    try:
-        text = repr(value)
-    except Exception:
-        if not isinstance(value, int):
-            return f"a {type(value).__name__}"
-        text = f"an integer of {value.bit_length()} bits"  # Python prints no int of more than 4300 digits
-    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"
 
 
 def init_by_array(key):

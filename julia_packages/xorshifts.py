@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from julia_packages.random import check_integer
+from julia_packages.checks import check_integer
 
 MASK64 = (1 << 64) - 1
 MULTIPLIER = 2685821657736338717

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts the tests with & has it ignored
 sys.path.insert(0, str(ROOT))
 
-from extras.check_parameters import README_CALL, Parameters
+from extras.check_parameters import Parameters
+from gradient_flossing_example import README_CALL
 
 
 def pytest_addoption(parser):

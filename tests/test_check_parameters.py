@@ -10,9 +10,9 @@ import pytest
 
 import extras.check_parameters
 import gradient_flossing_example
-from extras.check_parameters import PARAMETERS, README_CALL, check_initial, check_parameters
-from gradient_flossing_example import train_rnn_flossing
-from julia_packages.random import shown
+from extras.check_parameters import PARAMETERS, check_initial, check_parameters
+from gradient_flossing_example import README_CALL, train_rnn_flossing
+from julia_packages.checks import shown
 
 INTEGERS = [name for name, p in PARAMETERS.items() if p.kind is int]
 REALS = [name for name, p in PARAMETERS.items() if p.kind is float]

@@ -9,10 +9,10 @@ import pytest
 
 import extras.command_line
 import extras.record
-from extras.check_parameters import LONG_README_CALL, PARAMETERS, README_CALL, Parameters
+from extras.check_parameters import PARAMETERS, Parameters
 from extras.command_line import join_negative_numbers, make_parser, parameters_of, run
 from extras.record import load_record
-from gradient_flossing_example import train_rnn_flossing
+from gradient_flossing_example import LONG_README_CALL, README_CALL, train_rnn_flossing
 from tests.conftest import ROOT, short_call
 
 CALLS = {"short": README_CALL, "long": LONG_README_CALL}

@@ -11,7 +11,7 @@ from extras.check_parameters import PARAMETERS
 from extras.lyapunov import Diagnostics
 from extras.record import NonFiniteError
 from gradient_flossing_example import train_rnn_flossing
-from julia_packages.random import shown
+from julia_packages.checks import shown
 from tests.conftest import short_call
 
 SMALL = short_call(N=6, E=4, Ef=2, Ei=2, Ep=3, Ni=2, B=3, T=24, Tp=16, Ti=20, delay=3, nLE=4)
