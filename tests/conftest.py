@@ -22,6 +22,19 @@ from gradient_flossing_example import README_CALL
 
 def pytest_addoption(parser):
     parser.addoption("--fuzz", type=int, default=500, help="random argument lists to try in test_fuzz.py")
+    parser.addoption("--long", action="store_true", help="only the tests marked long: minutes each, not in the default run")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: takes long; run by pytest --long")
+
+
+def pytest_collection_modifyitems(config, items):
+    """The default run leaves out what is marked long, --long runs nothing else."""
+    wanted = config.getoption("--long")
+    left_out = [item for item in items if ("long" in item.keywords) != wanted]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def short_call(**changes):

@@ -108,6 +108,7 @@ def running_on_n2():
             return job, step, parent
 
 
+@pytest.mark.long
 def test_an_array_survives_the_loss_of_a_node(slurm, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHON", sys.executable)
     plain, array = tmp_path / "plain", tmp_path / "array"
