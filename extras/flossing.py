@@ -2,7 +2,7 @@
 
     from flossing import floss, lyapunov_exponents
 
-    network = torch.nn.GRU(1, 80)
+    network = torch.nn.RNN(1, 80)
     floss(network, lambda: torch.randint(2, (55, 1, 1)).float(), k=75, steps=500, discard=16)  # changes its parameters
     lyapunov_exponents(network, inputs, k=10)                                                  # (B, 10), 1/step
 
@@ -15,22 +15,9 @@ the hidden states of all layers, and for an LSTM the cell states too. With the J
 
 where Q_0 is a random orthonormal system of k columns. Exponents are natural logarithms per step.
 
-The Jacobians of nn.RNN, nn.GRU, nn.LSTM and their Cells stand here in closed form. In a layer with the hidden state h
-(and the cell state c of an LSTM), G gates, and weights W_g of the hidden state and U_g of the input x, a tangent moves
-
-    as  dh' (and dc') = sum_g a_g * (W_g dh) + sum_g e_g * (U_g dx) + d * (dh of a GRU, dc of an LSTM)
-
-with vectors a_g, e_g and d that the cells' formulae give; dx is the tangent dh' of the layer below. The way back is one
-sweep through the QR chain, with the adjoint of A = Q R: for Qbar = dL/dQ and w_i = dL/dlog|R_ii|,
-
-    dL/dA = (Qbar + Q sym(M)) R^-T,    M = diag(w) - Qbar^T Q,    sym mirrors the lower triangle
-
-(Seeger et al. 2018, arXiv 1710.08717; Liao et al. 2019, PRX 9, 031041), then through the trajectory with the Jacobians
-that are there anyway. A factorisation may stand for several steps, since a product of triangular matrices is
-triangular: the arithmetic is Float64 throughout, and steps of a Float32 network share one as long as the condition
-number of R leaves more digits than Float32 has. The result can be differentiated once, not twice.
-
-Times and memory: example_code/experiments/own_network.py of the project that this file comes from.
+The columns of Q are tangents V (B, k, n) here, which go along with the state as if they were k more trials. Several steps
+share a factorisation, since a product of triangular matrices is triangular, as long as the condition number of R leaves
+the digits that the result has. torch differentiates all of it, as often as one likes.
 """
 
 import math
@@ -39,11 +26,13 @@ from collections import namedtuple
 
 import numpy as np
 import torch
+import torch.utils.checkpoint
+from torch import nn
+from torch.nn.functional import linear
 
-CONDITION_LIMIT = 1e10  # condition number of R up to which steps of a Float32 network share a factorisation
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 RANK_TOLERANCE = 10  # a column with |R_ii| below 10 n eps max|R_jj| is dependent; rounding alone gave up to 2 n eps
-CHUNK_BYTES = 2**22  # of Jacobians held at once
+RECOMPUTE_BYTES = 5e7  # of the tangents of all steps; above, the backward pass, which needs five times that, recomputes them
 
 FlossingHistory = namedtuple("FlossingHistory", "loss exponents")
 FlossingHistory.__doc__ = "loss (steps,) and exponents (steps, k), mean over trials, before each step; float64 arrays."
@@ -52,109 +41,143 @@ FlossingHistory.__doc__ = "loss (steps,) and exponents (steps, k), mean over tri
 # ------------------------------------------------------------------ what one calls
 
 
-def lyapunov_exponents(network, inputs, k=None, *, state=None, discard=0, qr_every=1, seed=0):
+def lyapunov_exponents(network, inputs, k=None, *, state=None, discard=0, qr_every=1, seed=0, dtype=torch.float64):
     """First k Lyapunov exponents of every trial: tensor (B, k), 1/step, differentiable in parameters, inputs and state.
 
-    network: nn.RNN, nn.GRU or nn.LSTM (not bidirectional, no proj_size, no dropout at work), with inputs as the module
-        takes them; nn.RNNCell, nn.GRUCell or nn.LSTMCell, with inputs (T, B, I); or any callable
-        (input (B, I), state (B, n)) -> state (B, n) that treats every trial alone, with inputs (T, B, I).
+    network: nn.RNN, nn.GRU or nn.LSTM (not bidirectional), with inputs as the module takes them; their Cells, with inputs
+        (T, B, I); or any callable (input (B, I), state) -> state or (output, state) that treats every trial alone, with
+        inputs (T, B, I), or their number T if it has no input (it gets None). Of a larger model hand over the recurrent
+        part and what it gets: `lyapunov_exponents(model.lstm, model.embedding(tokens))`. Subclasses, hooks, noise (the
+        same for all tangents) and surrogate gradients count as they are, by way of the network's own forward pass.
     k: at most n, the size of the system's state; None: all n.
-    state: initial state, as the module takes it (default zeros); a callable needs one, (B, n).
+    state: initial state, as the module takes it (default zeros); a callable needs one, a tensor (B, ...) or a tuple of them.
     discard: first steps, in which the orthonormal system turns towards the directions of growth, not averaged.
-    qr_every: steps per factorisation. With 1, steps of a Float32 network share one where no digits are lost.
+    qr_every: steps per factorisation, fewer where digits would be lost; with 1, as many as lose none.
     seed: of the initial orthonormal system, the same for every trial; torch's own generator is not touched.
+    dtype: of the arithmetic, torch.float64 or torch.float32, to which a module is converted for this call only. A callable
+        that is no module computes in the dtype of its state, whatever dtype says.
 
-    Float32 or Float64, on the device of the network. They come in the order of the QR: descending, up to fluctuations.
-    ValueError for arguments that cannot be, and for a step whose Jacobian has a rank below k: it says how many
-    exponents exist. FloatingPointError if the trajectory or its Jacobians are not finite.
+    The result has the dtype of the network and is on its device. Exponents come in the order of the QR: descending, up to
+    fluctuations. ValueError for arguments that cannot be, and for a step whose Jacobian has a rank below k: it says how
+    many exponents exist. FloatingPointError if the trajectory or its Jacobians are not finite.
     """
-    if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
-        raise ValueError(f"inputs must be a tensor of floating-point numbers, got {_describe(inputs)}")
-    system = _system(network, inputs, state)
-    T, n = len(system.inputs), system.n
-    k = n if k is None else k
-    _check_integer("k", k, 1, n, "the size of the system's state")
-    if T < 1:
-        raise ValueError(f"inputs must have at least one time step, got shape {tuple(inputs.shape)}")
-    _check_integer("discard", discard, 0, T - 1, f"one less than the {T} time steps of inputs")
-    _check_integer("qr_every", qr_every, 1)
-    _check_integer("seed", seed, 0)
-    Q = _orthonormal_system(n, k, seed)
-    return _exponents(system, Q, discard, qr_every)
+    return _simulate(network, inputs, k, state, discard, qr_every, seed, dtype)[0]
 
 
-def flossing_loss(network, inputs, k, *, target=0.0, **options):
+def flossing_loss(network, inputs, k, *, target=0.0, spread=None, **options):
     """mean((exponents - target)^2) over trials and exponents, a scalar tensor: to add to a loss, or to descend alone.
 
-    target: a number or k of them, 1/step; options: those of lyapunov_exponents.
+    target: a number or k of them, 1/step. options: those of lyapunov_exponents.
+    spread: if given, mean((deviation - spread)^2) over trials and units is added, where deviation is the standard deviation
+        of a unit's output over time. The exponents do not tell whether the input still reaches the network; this does.
     """
-    return _loss(lyapunov_exponents(network, inputs, k, **options), target)
+    return _loss(network, inputs, k, target, spread, options)[0]
 
 
-def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, parameters=None, optimizer=None, progress=True, **options):
+def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callback=None, parameters=None, optimizer=None,
+          progress=True, **options):  # fmt: skip
     """Drive the first k Lyapunov exponents of the network towards target; its parameters change in place.
 
-    inputs: a tensor, or a function without arguments that returns the batch of the next step.
-    parameters: what changes; default: all parameters of the network that require a gradient (of an nn.RNN, nn.GRU or
-        nn.LSTM the recurrent weights, the input weights and the biases).
-    optimizer: a torch optimiser of the parameters, instead of Adam with the step size lr.
-    progress: print how far it is; options: state, discard, qr_every and seed of lyapunov_exponents.
+    inputs: as lyapunov_exponents takes them, or a function without arguments that returns those of the next step.
+    callback: function (step, loss, exponents (k,)), called after each step; flossing ends if it returns True.
+    parameters: what changes, as torch's optimisers take it, or a single tensor; default: all of the network that require
+        a gradient. optimizer: a torch optimiser that has them, instead of Adam with the step size lr.
+    progress: print how far it is. target, spread, options: as for flossing_loss.
 
-    Returns FlossingHistory(loss (steps,), exponents (steps, k)). If something is not finite, or an exponent does not
-    exist, FloatingPointError or ValueError names the step, and the parameters are what they were before the call.
+    Returns the FlossingHistory of the steps done. If Ctrl-C or an error ends it, the network is left as it was at the last
+    entry of that history, which Ctrl-C returns and the error, which names the step, has as .history.
     """
     _check_integer("steps", steps, 0)
-    if optimizer is None:
-        parameters = _parameters(network, parameters)
-        optimizer = torch.optim.Adam(parameters, lr=lr)
-    elif parameters is not None:
-        raise ValueError("parameters must be None if an optimizer is given: it has its own")
-    else:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    before = [p.detach().clone() for p in parameters]
+    optimizer = _optimizer(network, parameters, optimizer, lr)
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    gradients_of_user, good = [p.grad for p in parameters], [p.detach().clone() for p in parameters]
     losses, spectra = [], []
+
+    def evaluate():
+        loss, exponents = _loss(network, batch, k, target, spread, options)
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if loss.requires_grad else [None]
+        if all(g is None for g in gradients):
+            raise ValueError("parameters must contain at least one that the exponents depend on")
+        if not all(g.isfinite().all() for g in gradients if g is not None):
+            raise FloatingPointError("the gradient is not finite")
+        for p, g in zip(parameters, gradients):
+            p.grad = g
+        if len(losses) < step:  # LBFGS evaluates several times in a step
+            good[:] = [p.detach().clone() for p in parameters]
+            losses.append(loss.item())
+            spectra.append(exponents.detach().mean(0).double().cpu().numpy())
+        return loss
+
+    def history():
+        return FlossingHistory(np.array(losses), np.array(spectra).reshape(len(losses), k))
+
     try:
         for step in range(1, steps + 1):
             batch = inputs() if callable(inputs) else inputs
-            try:
-                exponents = lyapunov_exponents(network, batch, k, **options)
-                loss = _loss(exponents, target)
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                if not all(g is None or g.isfinite().all() for g in gradients):
-                    raise FloatingPointError("the gradient is not finite")
-            except (FloatingPointError, ValueError) as error:
-                raise type(error)(f"flossing step {step}: {error}") from error
-            for p, g in zip(parameters, gradients):
-                p.grad = g
-            optimizer.step()
-            losses.append(loss.item())
-            spectra.append(exponents.detach().mean(0).double().cpu().numpy())
+            optimizer.step(evaluate)
             if progress:
                 _print_progress(step, steps, losses[-1])
-    except (FloatingPointError, ValueError):
+            if callback is not None and callback(step, losses[-1], spectra[-1]):
+                break
+    except BaseException as error:
         with torch.no_grad():
-            for p, old in zip(parameters, before):
+            for p, old in zip(parameters, good):
                 p.copy_(old)
-        raise
+        if isinstance(error, KeyboardInterrupt):
+            print(f"flossing interrupted in step {step} of {steps}", file=sys.stderr)
+        else:
+            error.history = history()
+            if isinstance(error, (ValueError, ArithmeticError, RuntimeError)):
+                error.args = (f"flossing step {step}: {error}",)
+            raise
     finally:
-        for p in parameters:
-            p.grad = None
-    return FlossingHistory(np.array(losses), np.array(spectra).reshape(len(losses), k))
+        for p, g in zip(parameters, gradients_of_user):
+            p.grad = g
+    return history()
 
 
-def _loss(exponents, target):
-    return ((exponents - torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)) ** 2).mean()
+def open_gates(network, bias=3.0):
+    """Let the gates of an nn.GRU, nn.LSTM or Cell begin open to the new, by their biases; all else stays as drawn.
+
+    The gates that let the new in and out (r; i and o) get +bias, those that hold the old (z; f) get -bias. In place.
+    """
+    signs = {"GRU": (1, -1, 0), "LSTM": (1, -1, 0, 1)}.get(_kind(network))  # r z n; i f g o
+    biases = {name: p for name, p in network.named_parameters() if name.startswith("bias")} if signs else {}
+    if not biases:
+        raise ValueError(f"network must be an nn.GRU, nn.LSTM or Cell with biases, got {_describe(network)}")
+    with torch.no_grad():
+        for name, p in biases.items():
+            for gate, sign in zip(p.chunk(len(signs)), signs):
+                if sign:
+                    gate.fill_(sign * bias if name.startswith("bias_ih") else 0)
 
 
-def _parameters(network, parameters):
-    if parameters is None:
-        if not isinstance(network, torch.nn.Module):
+def _loss(network, inputs, k, target, spread, options):
+    """flossing_loss and the exponents."""
+    _check_integer("k", k, 1)
+    exponents, outputs = _simulate(network, inputs, k, **options)
+    target = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
+    if target.shape not in ((), (k,)):
+        raise ValueError(f"target must be a number or {k} of them, got shape {tuple(target.shape)}")
+    loss = ((exponents - target) ** 2).mean()
+    if spread is not None:
+        loss = loss + ((outputs.std(0, correction=0) - spread) ** 2).mean().to(loss.dtype)
+    return loss, exponents
+
+
+def _optimizer(network, parameters, optimizer, lr):
+    if optimizer is None:
+        if parameters is None and not isinstance(network, nn.Module):
             raise ValueError(f"parameters must be given for a network that is no nn.Module, got {_describe(network)}")
-        parameters = network.parameters()
-    parameters = [p for p in parameters if p.requires_grad]
-    if not parameters:
+        parameters = network.parameters() if parameters is None else parameters
+        parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
+        optimizer = torch.optim.Adam(parameters, lr=lr) if parameters else None
+    elif parameters is not None:
+        raise ValueError("parameters must be None if an optimizer is given: it has its own")
+    groups = optimizer.param_groups if optimizer else []
+    if not any(p.requires_grad for group in groups for p in group["params"]):
         raise ValueError("parameters must contain at least one tensor that requires a gradient, got none")
-    return parameters
+    return optimizer
 
 
 def _print_progress(step, steps, loss):
@@ -165,86 +188,360 @@ def _print_progress(step, steps, loss):
               end="\n" if step == steps or not terminal else "", flush=True)  # fmt: skip
 
 
+# ------------------------------------------------------------------ the algorithm
+
+
+def _simulate(network, inputs, k, state=None, discard=0, qr_every=1, seed=0, dtype=torch.float64):
+    """Exponents (B, k), and the units' outputs at the averaged steps, (T - discard, B, units)."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
+    network = _unwrapped(network)
+    with torch.autocast(inputs.device.type if isinstance(inputs, torch.Tensor) else "cpu", enabled=False):
+        system = (_ClosedForm if _has_closed_form(network) else _Callable)(network, inputs, state, dtype)
+        k = system.n if k is None else k
+        _check_integer("k", k, 1, system.n, "the size of the system's state")
+        _check_integer("discard", discard, 0, system.T - 1, f"one less than the {system.T} time steps of inputs")
+        _check_integer("qr_every", qr_every, 1)
+        _check_integer("seed", seed, 0)
+        Q = _orthonormal_system(system.n, k, seed).to(system.state)
+        return _exponents(system, Q.mT.expand(len(system.state), -1, -1), discard, qr_every)
+
+
+def _exponents(system, V, discard, qr_every):
+    """The QR iteration. V (B, k, n): the initial orthonormal system, as rows; returns what _simulate does."""
+    T, k, eps = system.T, V.shape[1], torch.finfo(V.dtype).eps
+    limit = max(10 * torch.finfo(system.dtype).eps / eps, 4000)  # of a condition number
+    longest = T if qr_every == 1 else qr_every
+    length, t, state, states, log_R = min(FIRST_LENGTH, longest), 0, system.state, [], torch.zeros_like(V[..., 0])
+    advance = system.advance
+    if torch.is_grad_enabled() and T * V.numel() * V.element_size() > RECOMPUTE_BYTES:
+        advance = lambda *args: torch.utils.checkpoint.checkpoint(system.advance, *args, use_reentrant=False)  # noqa: E731
+    while t < T and V.shape[1]:
+        steps = (discard if t < discard else T) - t
+        m = math.ceil(steps / math.ceil(steps / length))  # as few and as equal segments as possible
+        new, W = advance(t, t + m, state, V)
+        Q, R = torch.linalg.qr(W.mT)
+        finite, R_finite, existing, condition = _judge(torch.stack(new), R, eps)
+        length = min(longest, _next_length(m, condition, limit))
+        if m > 1 and (condition > limit or existing < V.shape[1]):
+            length = min(length, m - 1)
+            continue
+        if not (finite and R_finite):
+            raise FloatingPointError(f"the {'Jacobian' if finite else 'state'} is not finite after time step {t + 1}")
+        existing = int(existing)
+        t, state, states, V, log_R = t + m, new[-1], states + new, Q.mT[:, :existing], log_R[:, :existing]
+        if t > discard:
+            log_R = log_R + R.diagonal(dim1=-2, dim2=-1)[:, :existing].abs().log()
+    if V.shape[1] < k:
+        raise ValueError(f"k must be at most {V.shape[1]} here, got {k}: the Jacobian loses rank along the trajectory "
+                         f"(units that are off or saturated), and only {V.shape[1]} Lyapunov exponents exist")  # fmt: skip
+    return (log_R / (T - discard)).to(system.dtype), torch.stack(states[discard:])[..., system.outputs]
+
+
+@torch.no_grad()
+def _judge(states, R, eps):
+    """Are states finite, is R (B, k, k), how many of its columns are independent in every trial, and its condition number.
+
+    The condition number is the largest of the trials, in the Frobenius norm. One transfer from the device for all four.
+    """
+    diagonal = R.diagonal(dim1=-2, dim2=-1).abs()
+    independent = diagonal > RANK_TOLERANCE * R.shape[-1] * eps * diagonal.amax(-1, keepdim=True)
+    inverse = torch.linalg.solve_triangular(R, torch.eye(R.shape[-1], dtype=R.dtype, device=R.device), upper=True)
+    condition = (torch.linalg.matrix_norm(R) * torch.linalg.matrix_norm(inverse)).max().nan_to_num(math.inf, math.inf)
+    existing = independent.cumprod(-1).sum(-1).min()
+    return torch.stack([v.to(R.dtype) for v in (states.isfinite().all(), R.isfinite().all(), existing, condition)]).tolist()
+
+
+def _next_length(length, condition, limit):
+    """Steps to try if log(condition) grows per step as it did over the last `length`, at most twice as many."""
+    growth, allowed = math.log(max(condition, 1)) / length, math.log(limit)
+    return 2 * length if 2 * length * growth <= allowed else max(1, int(allowed / growth))
+
+
+def _orthonormal_system(n, k, seed):
+    """Q of the QR of a Gaussian matrix (n, k); its first columns do not depend on k."""
+    columns = np.random.default_rng(seed).standard_normal((k, n))
+    return torch.linalg.qr(torch.as_tensor(columns, device="cpu").T)[0]
+
+
+# ------------------------------------------------------------------ torch's own layers in closed form
+
+# A tangent of a layer, with gates g and their weights W_g of the hidden state h and U_g of the input x, moves as
+#     sum_g a_g * (W_g dh) + sum_g e_g * (U_g dx),    and by terms of the old dh or dc,
+# where dx is dh of the layer below. The vectors a_g, e_g, and those of the other terms are computed for all steps at once.
+
+
+def _sech_squared(x):
+    """sech(x)^2, also where 1 - tanh(x)^2 cancels."""
+    return 4 * torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)
+
+
+def _tanh_vectors(x, h, old):
+    """x, h: what every gate gets from the input and the hidden state, G of (T, B, H); old: parts of the state, (T, B, H).
+
+    Returns the vectors a and e, grouped by the sums in which they stand, and those of the other terms.
+    """
+    a = [[_sech_squared(x[0] + h[0])]]
+    return a, a, []
+
+
+def _relu_vectors(x, h, old):
+    a = [[(x[0] + h[0] > 0).to(h[0])]]
+    return a, a, []
+
+
+def _gru_vectors(x, h, old):
+    (x_r, x_z, x_n), (h_r, h_z, h_n) = x, h
+    r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
+    not_z = torch.sigmoid(-x_z - h_z)  # 1 - z without cancellation
+    n = x_n + r * h_n
+    slope = not_z * _sech_squared(n)
+    a_r, a_z = slope * h_n * r * torch.sigmoid(-x_r - h_r), (old[0] - torch.tanh(n)) * z * not_z
+    return [[a_r, a_z, slope * r]], [[a_r, a_z, slope]], [z]
+
+
+def _lstm_vectors(x, h, old):
+    x_i, x_f, x_g, x_o = (a + b for a, b in zip(x, h))
+    i, f, g, o = torch.sigmoid(x_i), torch.sigmoid(x_f), torch.tanh(x_g), torch.sigmoid(x_o)
+    c = f * old[1] + i * g
+    a_c = [g * i * torch.sigmoid(-x_i), old[1] * f * torch.sigmoid(-x_f), i * _sech_squared(x_g)]
+    a = [a_c, [torch.tanh(c) * o * torch.sigmoid(-x_o)]]
+    return a, a, [f, o * _sech_squared(c)]
+
+
+def _rnn_tangents(sums, vectors, old):
+    return sums
+
+
+def _gru_tangents(sums, vectors, old):
+    return [torch.addcmul(sums[0], vectors[0], old[0])]
+
+
+def _lstm_tangents(sums, vectors, old):
+    dc = torch.addcmul(sums[0], vectors[0], old[1])
+    return [torch.addcmul(sums[1], vectors[1], dc), dc]
+
+
+# gates: how many stand in each sum; step: torch's kernel for the trajectory
+_Cell = namedtuple("_Cell", "gates step vectors tangents")
+_CELLS = {
+    "tanh": _Cell([1], torch.rnn_tanh_cell, _tanh_vectors, _rnn_tangents),
+    "relu": _Cell([1], torch.rnn_relu_cell, _relu_vectors, _rnn_tangents),
+    "GRU": _Cell([3], torch.gru_cell, _gru_vectors, _gru_tangents),
+    "LSTM": _Cell([3, 1], torch.lstm_cell, _lstm_vectors, _lstm_tangents),
+}
+
+
+class _ClosedForm:
+    """nn.RNN, nn.GRU, nn.LSTM or a Cell: the trajectory in advance, in few large operations, then tangents step by step."""
+
+    def __init__(self, network, inputs, state, dtype):
+        x, parts, self.batch = _recurrent(network, inputs, state, dtype)
+        self.cell, self.H, self.dtype = _CELLS[_kind(network)], network.hidden_size, _own_dtype(network)
+        self.state = _pack(parts, self.batch)
+        self.T, self.n, self.L = len(x), self.state.shape[1], getattr(network, "num_layers", 1)
+        self.outputs = slice(self.L * self.H)  # h, not c
+        self.layers, self.states = [], [[] for _ in x]
+        for number in range(self.L):
+            suffix = f"_l{number}" if self.batch else ""
+            names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"][: 4 if network.bias else 2]
+            weights = [getattr(network, name + suffix).to(dtype) for name in names] + [None] * (4 - len(names))
+            steps = [self.state.split(self.H, -1)[number :: self.L]]
+            for x_t in x:
+                new = self.cell.step(x_t, steps[-1] if len(parts) > 1 else steps[-1][0], *weights)
+                steps.append(new if len(parts) > 1 else (new,))
+            self.layers.append(self.coefficients(x, [torch.stack(part) for part in zip(*steps[:-1])], *weights))
+            self.states = [[*state, new] for state, new in zip(self.states, steps[1:])]
+            x = torch.stack([new[0] for new in steps[1:]])
+        self.states = [torch.cat([p for part in zip(*layers) for p in part], -1) for layers in self.states]
+
+    def coefficients(self, x, old, W_ih, W_hh, b_ih, b_hh):
+        """For tangents of one layer: sums over W_hh and over W_ih as pairs (vectors of each step, matrix), other vectors."""
+        x, h = (y.chunk(sum(self.cell.gates), -1) for y in (linear(x, W_ih, b_ih), linear(old[0], W_hh, b_hh)))
+        *groups, vectors = self.cell.vectors(x, h, old)
+        rows = [G * self.H for G in self.cell.gates]
+        sums = [[(torch.stack(a, -2).unbind(0), W_g) for a, W_g in zip(group, W.split(rows))]
+                for group, W in zip(groups, (W_hh, W_ih))]  # fmt: skip
+        return *sums, [v[:, :, None].unbind(0) for v in vectors]
+
+    def advance(self, first, last, state, V):
+        """States (B, n) after each of the steps, a list, and the tangents (B, k, n) after the last of them."""
+        below, pieces = None, list(V.split(self.H, -1))
+        for number, (sums_h, sums_x, vectors) in enumerate(self.layers):
+            sums_h = [_gated_sum(a[first:last], W, V.shape[1]) for a, W in sums_h]
+            sums_x = [_gated_sum(a[first:last], W, V.shape[1]) for a, W in sums_x if number]
+            tangent, outputs = pieces[number :: self.L], []
+            for t in range(last - first):
+                sums = [f(t, tangent[0]) for f in sums_h]
+                if number:
+                    sums = [s + f(t, below[t]) for s, f in zip(sums, sums_x)]
+                tangent = self.cell.tangents(sums, [v[first + t] for v in vectors], tangent)
+                outputs.append(tangent[0])
+            below, pieces[number :: self.L] = outputs, tangent
+        return self.states[first:last], torch.cat(pieces, -1)
+
+
+def _gated_sum(a, W, k):
+    """Function (t, V (B, k, J)) -> sum_g a_g * (W_g V), (B, k, H), of m steps: a, m of (B, G, H); W (G H, J)."""
+    B, G, H = a[0].shape
+    if G == 1:
+        return lambda t, V: linear(V, W) * a[t]
+    if 2 * k < H:  # more work for the matrices than for the tangents
+        return lambda t, V: (linear(V, W).unflatten(-1, (G, H)) * a[t][:, None]).sum(-2)
+    a = torch.stack(a).permute(3, 0, 1, 2).flatten(1, 2)  # (H, m B, G)
+    M = torch.bmm(a, W.view(G, H, -1).transpose(0, 1))  # (H, m B, J)
+    M = M.unflatten(1, (-1, B)).permute(1, 2, 3, 0).unbind(0)
+    return lambda t, V: torch.bmm(V, M[t])
+
+
+# ------------------------------------------------------------------ everything else that has a step
+
+
+class _Callable:
+    """Any function (input, state) -> state or (output, state), with a forward pass of its own, differentiated by torch."""
+
+    def __init__(self, network, inputs, state, dtype):
+        self.call, self.batch, self.tuple = network, 0, isinstance(state, (tuple, list))
+        if isinstance(network, nn.Module):
+            tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+            tensors = {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
+            self.call = lambda *args: torch.func.functional_call(network, tensors, args)
+        if _kind(network) is not None:
+            inputs, parts, self.batch = _recurrent(network, inputs, state, dtype)
+            self.tuple = len(parts) > 1
+            if self.batch:
+                inputs = inputs.unsqueeze(2 if network.batch_first else 1)  # a sequence of one step
+        else:
+            inputs, parts = _general(network, inputs, state if self.tuple else [state], dtype)
+        self.inputs, self.state, self.forward_mode = inputs, _pack(parts, self.batch), True
+        self.shapes = [part.movedim(self.batch, 0).shape for part in parts]
+        self.T, self.n, self.outputs = len(inputs), self.state.shape[1], slice(None)
+        self.dtype = _own_dtype(network) if isinstance(network, nn.Module) else self.state.dtype
+
+    def advance(self, first, last, state, V):
+        states = []
+        for x in self.inputs[first:last]:
+            state, V = self.tangents(lambda vector: self.step(x, vector), state, V)  # noqa: B023
+            states.append(state)
+        return states, V
+
+    def step(self, x, vector):
+        """The next state as a vector (B, n)."""
+        pieces = vector.split([shape[1:].numel() for shape in self.shapes], 1)
+        parts = tuple(piece.reshape(shape).movedim(0, self.batch) for piece, shape in zip(pieces, self.shapes))
+        with torch.backends.cudnn.flags(enabled=False):  # its recurrent layers can be differentiated only once
+            result = self.call(x, parts if self.tuple else parts[0])
+        for new in (result, *result[1:]) if isinstance(result, tuple) and len(result) == 2 else (result,):
+            new = new if self.tuple and isinstance(new, (tuple, list)) else (new,)
+            if [_describe(part) for part in new] == [_describe(part) for part in parts]:
+                return _pack(new, self.batch)
+        raise ValueError(f"network must return a state like the one it got, {', '.join(map(_describe, parts))}, "
+                         f"or a pair (output, state), got {_describe(result)}")  # fmt: skip
+
+    def tangents(self, step, state, V):
+        """Next state (B, n) and tangents (B, k, n), by forward differentiation, or by two backward ones where it fails."""
+        V = V.movedim(1, 0)
+        if self.forward_mode:
+            columns = torch.func.vmap(lambda v: torch.func.jvp(step, (state,), (v,)), 0, (None, 0), randomness="same")
+            try:
+                state, V = columns(V)
+                return state, V.movedim(0, 1)
+            except RuntimeError:  # a torch.autograd.Function without jvp; anything else that is wrong comes again below
+                self.forward_mode = False
+        differentiable = torch.is_grad_enabled()
+        with torch.enable_grad():
+            state = state if state.requires_grad else state.detach().requires_grad_()
+            new = step(state)
+            u = torch.zeros_like(new, requires_grad=True)
+            options = dict(allow_unused=True, materialize_grads=True)
+            Du = torch.autograd.grad(new, state, u, create_graph=True, **options)[0]  # D^T u, whose derivative is D
+            V = torch.autograd.grad(Du, u, V, create_graph=differentiable, is_grads_batched=True, **options)[0]
+        return (new if differentiable else new.detach()), V.movedim(0, 1)
+
+
 # ------------------------------------------------------------------ networks, and what is refused
 
-# T x B x I inputs and B x n state, Float64; layers: of _Layer. Or a callable, in its own dtype.
-_System = namedtuple("_System", "inputs state n layers network dtype")
-# kind: key of _CELLS. Float64 weights as torch has them: input (G H, I), hidden (G H, H), biases (G H,) or None.
-_Layer = namedtuple("_Layer", "kind W_ih W_hh b_ih b_hh")
 
-
-def _system(network, inputs, state):
-    kind = _kind(network)
-    if kind is None:
-        if not callable(network):
-            raise ValueError(f"network must be an nn.RNN, nn.GRU, nn.LSTM, Cell or callable, got {_describe(network)}")
-        return _system_of_callable(network, inputs, state)
-    dtype = network.weight_hh_l0.dtype if isinstance(network, torch.nn.RNNBase) else network.weight_hh.dtype
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"network must have Float32 or Float64 parameters, got {dtype}")
-    if isinstance(network, torch.nn.RNNBase):
-        _check_module(network)
-        suffixes = [f"_l{layer}" for layer in range(network.num_layers)]
-    else:
-        suffixes = [""]
-    names = ["weight_ih", "weight_hh"] + ["bias_ih", "bias_hh"] * bool(network.bias)
-    layers = []
-    for suffix in suffixes:
-        weights = [getattr(network, name + suffix).double() for name in names]
-        layers.append(_Layer(kind, *weights, *[None] * (4 - len(weights))))
-    batched = inputs.dim() == 3
-    if inputs.dim() not in (2, 3) or inputs.shape[-1] != network.input_size:
-        raise ValueError(f"inputs must have the {network.input_size} channels of the network last, "
-                         f"and time and trials before, got shape {tuple(inputs.shape)}")  # fmt: skip
-    inputs = inputs.double() if batched else inputs.double()[:, None]
-    if batched and getattr(network, "batch_first", False):
-        inputs = inputs.transpose(0, 1)
-    B, H, parts = inputs.shape[1], network.hidden_size, _CELLS[kind].parts
-    n = len(layers) * parts * H
-    return _System(inputs, _initial_state(state, len(layers), B, H, parts, inputs), n, layers, None, dtype)
+def _unwrapped(network):
+    """What is inside torch.compile, DataParallel and DistributedDataParallel."""
+    if isinstance(network, torch.jit.ScriptModule):
+        raise ValueError("network must not be a scripted module: hand over the module that was scripted")
+    if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return _unwrapped(network.module)
+    inner = getattr(network, "_orig_mod", getattr(network, "_torchdynamo_orig_callable", None))
+    return network if inner is None else _unwrapped(inner)
 
 
 def _kind(network):
-    if isinstance(network, (torch.nn.RNN, torch.nn.RNNCell)):
-        return f"RNN {network.nonlinearity}"
-    if isinstance(network, (torch.nn.GRU, torch.nn.GRUCell)):
-        return "GRU"
-    if isinstance(network, (torch.nn.LSTM, torch.nn.LSTMCell)):
-        return "LSTM"
+    """Key of _CELLS for torch's recurrent layers and what inherits from them, None for all else."""
+    for kind in ("RNN", "GRU", "LSTM"):
+        if isinstance(network, (getattr(nn, kind), getattr(nn, f"{kind}Cell"))):
+            return network.nonlinearity if kind == "RNN" else kind
     return None
 
 
-def _check_module(network):
-    if network.bidirectional:
+def _has_closed_form(network):
+    """Is this one of torch's layers, with torch's forward and nothing that runs beside it?"""
+    own = [getattr(nn, name).forward for name in ("RNN", "RNNCell", "GRU", "GRUCell", "LSTM", "LSTMCell")]
+    if _kind(network) is None or type(network).forward not in own or "forward" in vars(network):
+        return False
+    noise = getattr(network, "dropout", 0) and network.training
+    return not (noise or network._forward_hooks or network._forward_pre_hooks or getattr(network, "proj_size", 0))
+
+
+def _own_dtype(module):
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"network must have Float32 or Float64 parameters, got {dtype}")
+    return dtype
+
+
+def _recurrent(network, inputs, state, dtype):
+    """For torch's layers: inputs (T, B, I), the parts of the state, and which of their dimensions is the trials."""
+    if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
+        raise ValueError(f"inputs must be a tensor of floating-point numbers, got {_describe(inputs)}")
+    layers = (network.num_layers,) if isinstance(network, nn.RNNBase) else ()
+    if layers and network.bidirectional:
         raise ValueError("network must not be bidirectional: its state runs through time both ways")
-    if network.proj_size:
-        raise ValueError(f"network must have proj_size 0, got {network.proj_size}")
-    if network.dropout and network.training:
-        raise ValueError(f"network must have dropout 0 or be in evaluation mode, got dropout {network.dropout}")
+    if inputs.dim() not in (2, 3) or inputs.shape[-1] != network.input_size or not inputs.numel():
+        raise ValueError(f"inputs must have the {network.input_size} channels of the network last, and at least one time "
+                         f"step and trial before, got shape {tuple(inputs.shape)}")  # fmt: skip
+    inputs = inputs[:, None] if inputs.dim() == 2 else inputs.transpose(0, 1) if layers and network.batch_first else inputs
+    H = [getattr(network, "proj_size", 0) or network.hidden_size] + [network.hidden_size] * (_kind(network) == "LSTM")
+    shapes = [(*layers, inputs.shape[1], size) for size in H]
+    parts = [inputs.new_zeros(shape) for shape in shapes] if state is None else state
+    parts = list(parts) if isinstance(parts, (tuple, list)) else [parts]
+    tensors = all(isinstance(part, torch.Tensor) for part in parts)
+    parts = [part[..., None, :] if part.dim() == len(layers) + 1 else part for part in parts] if tensors else parts
+    if not tensors or [tuple(part.shape) for part in parts] != shapes:
+        what = f"a tensor of shape {shapes[0]}" if len(H) == 1 else f"a pair of tensors of shapes {shapes}"
+        raise ValueError(f"state must be {what}, got {', '.join(map(_describe, parts))}")
+    return inputs.to(dtype), [part.to(inputs.device, dtype) for part in parts], len(layers)
 
 
-def _initial_state(state, L, B, H, parts, inputs):
-    """(B, n): of layer after layer the hidden state and, for an LSTM, the cell state."""
-    if state is None:
-        return inputs.new_zeros(B, L * parts * H)
-    states = state if isinstance(state, (tuple, list)) else (state,)
-    allowed = [(L, B, H)] + [(B, H)] * (L == 1 or B == 1) + [(H,)] * (L == B == 1)
-    shapes = [tuple(s.shape) if isinstance(s, torch.Tensor) else s for s in states]
-    if len(states) != parts or any(shape not in allowed for shape in shapes):
-        what = "a tensor" if parts == 1 else "a pair of tensors"
-        raise ValueError(f"state must be {what} of shape {(L, B, H)}, got {shapes}")
-    return torch.stack([s.double().reshape(L, B, H) for s in states], 1).permute(2, 0, 1, 3).reshape(B, L * parts * H)
+def _general(network, inputs, parts, dtype):
+    """For any other callable: inputs, T of them, and the parts of the state."""
+    if not callable(network):
+        raise ValueError(f"network must be an nn.RNN, nn.GRU, nn.LSTM, Cell or callable, got {_describe(network)}")
+    if not all(isinstance(p, torch.Tensor) and p.dim() > 1 and p.dtype in (torch.float32, torch.float64) for p in parts):
+        raise ValueError("state must be a tensor (B, ...), or a tuple of them, of Float32 or Float64 for a callable network "
+                         "(of a larger model hand over the recurrent layer and what it gets), "
+                         f"got {', '.join(map(_describe, parts))}")  # fmt: skip
+    if not isinstance(inputs, torch.Tensor):
+        _check_integer("inputs", inputs, 1)
+        inputs = [None] * inputs
+    elif inputs.dim() < 2 or inputs.shape[1] != len(parts[0]) or not len(inputs):
+        raise ValueError(f"inputs must have the shape (T, B, ...), T at least 1 and B = {len(parts[0])} as in state, "
+                         f"got {tuple(inputs.shape)}")  # fmt: skip
+    if isinstance(network, nn.Module):
+        parts = [part.to(dtype) for part in parts]
+        inputs = inputs.to(dtype) if isinstance(inputs, torch.Tensor) and inputs.is_floating_point() else inputs
+    return inputs, parts
 
 
-def _system_of_callable(network, inputs, state):
-    if inputs.dim() != 3:
-        raise ValueError(f"inputs must have the shape (T, B, I) for a callable network, got {tuple(inputs.shape)}")
-    if not isinstance(state, torch.Tensor) or state.dim() != 2 or len(state) != inputs.shape[1]:
-        got = tuple(state.shape) if isinstance(state, torch.Tensor) else state
-        raise ValueError(f"state must be a tensor (B, n) for a callable network, with B = {inputs.shape[1]}, got {got}")
-    if state.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"state must be of Float32 or Float64, got {state.dtype}")
-    return _System(inputs, state, state.shape[1], None, network, state.dtype)
+def _pack(parts, batch):
+    """One vector (n,) for each trial."""
+    return torch.cat([part.movedim(batch, 0).flatten(1) for part in parts], 1)
 
 
 def _check_integer(name, value, minimum, maximum=math.inf, what=""):
@@ -254,441 +551,6 @@ def _check_integer(name, value, minimum, maximum=math.inf, what=""):
 
 
 def _describe(value):
-    return f"{value.dtype} tensor" if isinstance(value, torch.Tensor) else type(value).__name__
-
-
-def _orthonormal_system(n, k, seed):
-    """Q of the QR of a Gaussian matrix (n, k); its first columns do not depend on k."""
-    columns = np.random.default_rng(seed).standard_normal((k, n))
-    return torch.linalg.qr(torch.as_tensor(columns, device="cpu").T)[0]
-
-
-# ------------------------------------------------------------------ cells in closed form
-
-
-def _sech_squared(x):
-    """sech(x)^2, also where 1 - tanh(x)^2 cancels."""
-    return 4 * torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)
-
-
-def _tanh_cell(x, h, _):
-    """x, h (..., 1, H): what the gate gets from the input and from the hidden state, biases included."""
-    x = x + h
-    a = _sech_squared(x)[..., None, :, :]
-    return torch.tanh(x), a, a, None
-
-
-def _relu_cell(x, h, _):
-    x = x + h
-    a = ((x > 0) + 0 * x)[..., None, :, :]  # 0 * x: autograd asks for the derivative of a, which is 0
-    return torch.relu(x), a, a, None
-
-
-def _gru_cell(x, h, old):
-    (x_r, x_z, x_n), (h_r, h_z, h_n) = x.unbind(-2), h.unbind(-2)
-    old = old[..., 0, :]
-    r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
-    not_z = torch.sigmoid(-x_z - h_z)  # 1 - z without cancellation
-    n = x_n + r * h_n
-    slope = not_z * _sech_squared(n)
-    n = torch.tanh(n)
-    a_r = slope * h_n * r * torch.sigmoid(-x_r - h_r)
-    a_z = (old - n) * z * not_z
-    a, e = torch.stack([a_r, a_z, slope * r], -2), torch.stack([a_r, a_z, slope], -2)
-    return (n + z * (old - n))[..., None, :], a[..., None, :, :], e[..., None, :, :], z[..., None, :]
-
-
-def _lstm_cell(x, h, old):
-    x_i, x_f, x_g, x_o = x = (x + h).unbind(-2)
-    c = old[..., 1, :]
-    i, f, g, o = torch.sigmoid(x_i), torch.sigmoid(x_f), torch.tanh(x_g), torch.sigmoid(x_o)
-    new = f * c + i * g
-    a_c = torch.stack([g * i * torch.sigmoid(-x_i), c * f * torch.sigmoid(-x_f), i * _sech_squared(x_g)], -2)
-    slope = o * _sech_squared(new)  # dh'/dc'
-    a_o = torch.tanh(new) * o * torch.sigmoid(-x_o)
-    a_h = torch.cat([slope[..., None, :] * a_c, a_o[..., None, :]], -2)
-    a_c = torch.cat([a_c, torch.zeros_like(a_o)[..., None, :]], -2)
-    a = torch.stack([a_h, a_c], -3)
-    return torch.stack([o * torch.tanh(new), new], -2), a, a, torch.stack([slope * f, f], -2)
-
-
-# parts: of the state, R (h; h and c). one_step: torch's kernel for the trajectory. formulae: (x, h (..., G, H), old
-# state (..., R, H)) -> new state (..., R, H), a and e (..., R, G, H), d (..., R, H) or None
-_Cell = namedtuple("_Cell", "parts one_step formulae")
-_CELLS = {
-    "RNN tanh": _Cell(1, torch.rnn_tanh_cell, _tanh_cell),
-    "RNN relu": _Cell(1, torch.rnn_relu_cell, _relu_cell),
-    "GRU": _Cell(1, torch.gru_cell, _gru_cell),
-    "LSTM": _Cell(2, torch.lstm_cell, _lstm_cell),
-}
-
-
-def _gates(layer, x, h):
-    """What the G gates get from x (..., I) and from h (..., H): two tensors (..., G, H)."""
-    H = layer.W_hh.shape[1]
-    x = torch.nn.functional.linear(x, layer.W_ih, layer.b_ih)
-    h = torch.nn.functional.linear(h, layer.W_hh, layer.b_hh)
-    return x.unflatten(-1, (-1, H)), h.unflatten(-1, (-1, H))
-
-
-def _trajectory(layers, inputs, state):
-    """States (T + 1, B, n) from the initial one (B, n) on."""
-    states = []
-    x = inputs
-    for layer, old in zip(layers, _of_layers(layers, state)):
-        cell = _CELLS[layer.kind]
-        states_of_layer = [old]
-        for x_t in x:
-            h = tuple(old.unbind(-2)) if cell.parts > 1 else old[..., 0, :]
-            new = cell.one_step(x_t, h, layer.W_ih, layer.W_hh, layer.b_ih, layer.b_hh)
-            old = torch.stack(new if cell.parts > 1 else (new,), -2)
-            states_of_layer.append(old)
-        states_of_layer = torch.stack(states_of_layer)
-        x = states_of_layer[1:, :, 0]
-        states.append(states_of_layer.flatten(-2))
-    return torch.cat(states, -1)
-
-
-def _of_layers(layers, state):
-    """List of (..., R, H) of the state (..., n)."""
-    sizes = [_CELLS[layer.kind].parts * layer.W_hh.shape[1] for layer in layers]
-    return [s.unflatten(-1, (_CELLS[layer.kind].parts, -1)) for s, layer in zip(state.split(sizes, -1), layers)]
-
-
-def _step(layers, x, states):
-    """New states, and for each layer (a, e, d): inputs x (m, B, I) and states (m, B, n) of m steps at once."""
-    new, coefficients = [], []
-    for layer, old in zip(layers, _of_layers(layers, states)):
-        state, *vectors = _CELLS[layer.kind].formulae(*_gates(layer, x, old[..., 0, :]), old)
-        x = state[..., 0, :]
-        new.append(state.flatten(-2))
-        coefficients.append(vectors)
-    return torch.cat(new, -1), coefficients
-
-
-class _Jacobians:
-    """The Jacobians of m steps, each for B trials, layer by layer; from the coefficients of _step."""
-
-    def __init__(self, layers, coefficients):
-        self.layers = []  # (rows of the state, W (m, B, R H, H), U (m, B, R H, I) or None, d (m, B, R, H, 1) or None)
-        start = 0
-        for layer, (a, e, d) in zip(layers, coefficients):
-            H = layer.W_hh.shape[1]
-            rows = slice(start, start + a.shape[-3] * H)
-            W = torch.einsum("mbrgi,gij->mbrij", a, layer.W_hh.view(-1, H, H)).flatten(2, 3)
-            U = torch.einsum("mbrgi,gij->mbrij", e, layer.W_ih.view(-1, H, H)).flatten(2, 3) if start else None
-            self.layers.append((rows, W, U, None if d is None else d[..., None]))
-            start = rows.stop
-
-    def forward(self, t, V, out):
-        """out = D_t V, both (B, n, k)."""
-        below = None
-        for rows, W, U, d in self.layers:
-            H = W.shape[-1]
-            new, old = out[:, rows], V[:, rows]
-            torch.bmm(W[t], old[:, :H], out=new)
-            if U is not None:
-                new.baddbmm_(U[t], below)
-            if d is not None:
-                new.unflatten(1, (-1, H)).addcmul_(d[t], old[:, None, -H:])
-            below = new[:, :H]
-
-    def backward(self, t, V, out):
-        """out = D_t^T V, both (B, n, k); what the layers above send down is added to V."""
-        below = None
-        for rows, W, U, d in reversed(self.layers):
-            H = W.shape[-1]
-            new, old = V[:, rows], out[:, rows]
-            if below is not None:
-                new[:, :H] += below
-            torch.bmm(W[t].mT, new, out=old[:, :H])
-            if d is not None and d.shape[2] == 1:
-                old.addcmul_(d[t, :, 0], new)
-            elif d is not None:
-                torch.mul(d[t, :, 0], new[:, :H], out=old[:, H:]).addcmul_(d[t, :, 1], new[:, H:])
-            below = None if U is None else torch.bmm(U[t].mT, new)
-
-
-# ------------------------------------------------------------------ the chain of factorisations
-
-
-def _exponents(system, Q, discard, qr_every):
-    """lyapunov_exponents for the initial orthonormal system Q (n, k)."""
-    Q = Q.to(system.inputs.device).expand(system.inputs.shape[1], -1, -1)
-    if system.layers is None:
-        return _exponents_of_callable(system, Q, discard, qr_every)
-    kinds = [layer.kind for layer in system.layers]
-    weights = [w for layer in system.layers for w in layer[1:]]
-    pooled = qr_every == 1 and system.dtype == torch.float32
-    return _Exponents.apply(Q, discard, qr_every, pooled, kinds, system.inputs, system.state, *weights).to(system.dtype)
-
-
-class _Exponents(torch.autograd.Function):
-    """Exponents (B, k) of layers in closed form; keeps the orthonormal systems, T B n k numbers, and the states."""
-
-    @staticmethod
-    def forward(ctx, Q, discard, qr_every, pooled, kinds, inputs, state, *weights):
-        layers = _as_layers(kinds, weights)
-        states = _trajectory(layers, inputs, state)
-        _check_finite(states.flatten(1).isfinite().all(1), "the state", 0)
-        chain = _Chain(Q, discard, len(inputs), qr_every, pooled, keep=any(ctx.needs_input_grad))
-        chunks = _chunks(layers, inputs, qr_every)
-        for first, last in chunks:
-            _, coefficients = _step(layers, inputs[first:last], states[first:last])
-            chain.run(_Jacobians(layers, coefficients), first, last)
-        ctx.chain, ctx.chunks, ctx.kinds = chain, chunks, kinds
-        ctx.save_for_backward(inputs, states, *weights)
-        return chain.exponents()
-
-    @staticmethod
-    def backward(ctx, grad):
-        if torch.is_grad_enabled():
-            raise RuntimeError("Lyapunov exponents can be differentiated once: create_graph must be False")
-        inputs, states, *weights = ctx.saved_tensors
-        needed = [i for i, w in enumerate(weights) if w is not None]
-        sums = {i: torch.zeros_like(weights[i]) for i in needed}
-        inputs_grad = torch.empty_like(inputs)
-        adjoint = torch.zeros_like(ctx.chain.systems[0])  # of the orthonormal system
-        delta = torch.zeros_like(states[0])[..., None]  # dL/d state after the chunk, (B, n, 1)
-        w = grad / ctx.chain.averaged_steps
-        for first, last in reversed(ctx.chunks):
-            x = inputs[first:last].detach().requires_grad_()
-            old = states[first:last].detach().requires_grad_()
-            leaves = [None if p is None else p.detach().requires_grad_() for p in weights]
-            layers = _as_layers(ctx.kinds, leaves)
-            with torch.enable_grad():
-                new, coefficients = _step(layers, x, old)
-            vectors = [v for layer in coefficients for v in layer if v is not None]
-            jacobians = _Jacobians(layers, coefficients)
-            adjoint, totals = ctx.chain.backward(jacobians, first, last, adjoint, w)
-            bars = _backward_jacobians(layers, coefficients, jacobians, ctx.chain.store[first:last], totals, sums)
-            del totals
-            # through the vectors to the states, then back through time, then to weights and inputs
-            direct = torch.autograd.grad(vectors, old, bars, retain_graph=True, allow_unused=True)[0]
-            direct = torch.zeros_like(old) if direct is None else direct  # as of a linear network
-            deltas = torch.cat([direct[1:, ..., None], delta[None]])
-            for t in reversed(range(1, last - first)):
-                jacobians.backward(t, deltas[t].clone(), delta)
-                deltas[t - 1] += delta
-            jacobians.backward(0, deltas[0].clone(), delta)
-            delta += direct[0, ..., None]
-            gradients = torch.autograd.grad(
-                [*vectors, new], [x, *(leaves[i] for i in needed)], [*bars, deltas[..., 0]], allow_unused=True
-            )
-            inputs_grad[first:last] = gradients[0]
-            for i, g in zip(needed, gradients[1:]):
-                sums[i] += g
-        return None, None, None, None, None, inputs_grad, delta[..., 0], *(sums.get(i) for i in range(len(weights)))
-
-
-def _as_layers(kinds, weights):
-    return [_Layer(kind, *weights[4 * i : 4 * i + 4]) for i, kind in enumerate(kinds)]
-
-
-def _backward_jacobians(layers, coefficients, jacobians, V, totals, sums):
-    """Adjoints of the vectors in coefficients, in order; adds those of the weight matrices to sums.
-
-    V (m, B, n, k): what each step began with; totals (m, B, n, k): adjoint of what it gave (_Chain.backward).
-    """
-    bars, below = [], None
-    for number, (layer, (a, e, d), (rows, W, U, d_column)) in enumerate(zip(layers, coefficients, jacobians.layers)):
-        H = layer.W_hh.shape[1]
-        total, old = totals[:, :, rows], V[:, :, rows]
-        bar, weights = _backward_weighted_sum(a, layer.W_hh, total, old[:, :, :H])
-        bars.append(bar)
-        sums[4 * number + 1] += weights
-        if number:
-            bar, weights = _backward_weighted_sum(e, layer.W_ih, total, below)
-            bars.append(bar)
-            sums[4 * number] += weights
-        else:
-            bars.append(torch.zeros_like(e))  # the tangent of the network's input is 0
-        if d is not None:
-            bars.append((total.unflatten(2, (-1, H)) * old[:, :, None, -H:]).sum(-1))
-        if number + 1 < len(layers):
-            below = _tangent_of_output(H, old, below, W, U, d_column)
-    return bars
-
-
-def _backward_weighted_sum(vectors, weight, total, tangent):
-    """Adjoints of the vectors a_g (m, B, R, G, H) and the weights (G H, J) of sum_g a_g * (W_g tangent).
-
-    total (m, B, R H, k): adjoint of the sum; tangent (m, B, J, k).
-    """
-    G, H = vectors.shape[-2:]
-    J = weight.shape[1]
-    outer = torch.bmm(total.flatten(0, 1), tangent.flatten(0, 1).mT)
-    outer = outer.view(-1, H, J).transpose(0, 1).contiguous()  # (H, m B R, J): both sums are over the inner two
-    bars = torch.bmm(outer, weight.view(G, H, J).permute(1, 2, 0)).permute(1, 2, 0).reshape(vectors.shape)
-    weights = torch.bmm(vectors.reshape(-1, G, H).permute(2, 1, 0), outer).transpose(0, 1).reshape(weight.shape)
-    return bars, weights
-
-
-def _tangent_of_output(H, V, below, W, U, d):
-    """dh' (m, B, H, k) of a layer at every step, from the tangents V of its state and those of its input."""
-    tangent = W[:, :, :H] @ V[:, :, :H]
-    if below is not None:
-        tangent += U[:, :, :H] @ below
-    return tangent if d is None else tangent.addcmul_(d[:, :, 0], V[:, :, -H:])
-
-
-class _Chain:
-    """Orthonormal systems along the trajectory, and the segments of steps between two factorisations."""
-
-    def __init__(self, Q, discard, T, qr_every, pooled, keep):
-        # (T + 1, B, n, k), step by step: Q at the end of a segment, inside it D_t times the one before
-        self.store = Q.new_empty(T + 1, *Q.shape) if keep else [None] * (T + 1)
-        self.systems = list(self.store)
-        if keep:
-            self.store[0] = Q
-        else:
-            self.systems[0] = Q
-        self.k, self.discard, self.averaged_steps = Q.shape[-1], discard, T - discard
-        self.pooled, self.keep = pooled, keep
-        self.length = FIRST_LENGTH if pooled else qr_every
-        self.segments, self.R = [], []
-        self.log_R = torch.zeros_like(Q[:, 0])
-
-    def run(self, jacobians, first, last):
-        """Steps first to last; segments end with the last and with the last discarded step."""
-        systems, start, computed = self.systems, first, first
-        while start < last:
-            phase_end = self.discard if start < self.discard < last else last
-            end = start + _first_of_even_lengths(phase_end - start, self.length)
-            for t in range(computed, end):
-                if not self.keep:
-                    systems[t + 1] = torch.empty_like(systems[t])
-                jacobians.forward(t - first, systems[t], systems[t + 1])
-            Q, R = torch.linalg.qr(systems[end])
-            if self.pooled:
-                condition = _condition_number(R)
-                self.length = _next_length(end - start, condition)
-                if condition > CONDITION_LIMIT and end - start > 1:
-                    computed, self.length = end, min(self.length, end - start - 1)
-                    continue
-            self.accept(Q, R, start, end)
-            start = computed = end
-
-    def accept(self, Q, R, start, end):
-        """A segment ends: the next begins with Q, with fewer columns if the Jacobian has lost rank."""
-        diagonal = R.diagonal(dim1=-2, dim2=-1).abs()
-        existing = _existing_exponents(diagonal, Q.shape[-2], start, end)
-        if existing < Q.shape[-1]:
-            self.keep = False  # all that is left is to count how many exist
-            Q, diagonal, self.log_R = Q[..., :existing], diagonal[:, :existing], self.log_R[:, :existing]
-        if end > self.discard:
-            self.log_R += diagonal.log()
-        if self.keep:
-            self.systems[end].copy_(Q)
-            self.segments.append((start, end))
-            self.R.append(R)
-        else:
-            self.systems[start : end + 1] = [None] * (end - start) + [Q.contiguous()]
-
-    def exponents(self):
-        _check_all_exist(self.k, self.log_R.shape[-1])
-        return self.log_R / self.averaged_steps
-
-    def backward(self, jacobians, first, last, adjoint, w):
-        """Adjoint of the system at step first, and those of what each step gave, (m, B, n, k).
-
-        adjoint (B, n, k): of the system at step last; w: dL/dlog|R_ii|.
-        """
-        totals = adjoint.new_empty(last - first, *adjoint.shape)
-        for start, end in reversed([segment for segment in self.segments if first <= segment[0] < last]):
-            Q, R = self.systems[end], self.R.pop()
-            M = -adjoint.mT @ Q
-            if end > self.discard:
-                M.diagonal(dim1=-2, dim2=-1).add_(w)
-            adjoint = torch.baddbmm(adjoint, Q, M.tril() + M.tril(-1).mT)
-            torch.linalg.solve_triangular(R.mT, adjoint, upper=False, left=False, out=totals[end - 1 - first])
-            for t in range(end - 1 - first, start - first, -1):
-                jacobians.backward(t, totals[t], totals[t - 1])
-            jacobians.backward(start - first, totals[start - first], adjoint)
-        return adjoint, totals
-
-
-def _exponents_of_callable(system, Q, discard, qr_every):
-    """The same by forward-mode automatic differentiation of the callable, and backward by torch throughout."""
-    network, state, k = system.network, system.state, Q.shape[-1]
-    log_R = torch.zeros_like(Q[:, 0])
-    start = 0
-    for end in (discard, len(system.inputs)):
-        while start < end:
-            stop = start + _first_of_even_lengths(end - start, qr_every)
-            for t in range(start, stop):
-                state, Q = _step_of_callable(network, system.inputs[t], state, Q.to(state.dtype))
-                _check_finite(state.isfinite().all()[None], "the state", t + 1)
-            Q, R = torch.linalg.qr(Q.double())
-            diagonal = R.diagonal(dim1=-2, dim2=-1).abs()
-            existing = _existing_exponents(diagonal.detach(), Q.shape[-2], start, stop)
-            Q, diagonal, log_R = Q[..., :existing], diagonal[:, :existing], log_R[:, :existing]
-            if stop > discard:
-                log_R = log_R + diagonal.log()
-            start = stop
-    _check_all_exist(k, log_R.shape[-1])
-    return (log_R / (len(system.inputs) - discard)).to(system.dtype)
-
-
-def _step_of_callable(network, x, state, V):
-    """Next state (B, n) and D_t V (B, n, k): jvp carries one column, vmap all of them."""
-
-    def step(state):
-        new = network(x, state)
-        if not isinstance(new, torch.Tensor) or new.shape != state.shape:
-            got = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
-            raise ValueError(f"network must return a state of shape {tuple(state.shape)}, got {got}")
-        return new
-
-    columns = torch.func.vmap(lambda v: torch.func.jvp(step, (state,), (v,)), in_dims=-1, out_dims=(None, -1))
-    return columns(V)
-
-
-def _check_finite(finite, what, first):
-    """finite: a bool for each step from step `first` on."""
-    if not finite.all():
-        raise FloatingPointError(f"{what} is not finite after time step {first + int((~finite).nonzero()[0])}")
-
-
-def _existing_exponents(diagonal, n, start, end):
-    """How many leading columns of a product with this |diag R| (B, k) are independent, in every trial."""
-    if not diagonal.isfinite().all():
-        raise FloatingPointError(f"the Jacobian is not finite within the time steps {start + 1} to {end}")
-    noise = RANK_TOLERANCE * n * torch.finfo(diagonal.dtype).eps * diagonal.amax(-1, keepdim=True)
-    independent = diagonal > noise
-    return int(independent.cumprod(-1).sum(-1).min())
-
-
-def _check_all_exist(k, existing):
-    if existing < k:
-        raise ValueError(
-            f"k must be at most {existing} here, got {k}: the Jacobian loses rank along the trajectory (units that are "
-            f"off or saturated), and only {existing} Lyapunov exponents exist"
-        )
-
-
-def _condition_number(R):
-    """The largest of the trials, in the Frobenius norm; inf for a singular or non-finite R."""
-    inverse = torch.linalg.solve_triangular(R, torch.eye(R.shape[-1], dtype=R.dtype, device=R.device), upper=True)
-    condition = float((torch.linalg.matrix_norm(R) * torch.linalg.matrix_norm(inverse)).max())
-    return condition if math.isfinite(condition) else math.inf
-
-
-def _next_length(length, condition):
-    """Steps to try if log(condition) grows per step as it did over the last `length`, at most twice as many."""
-    growth, allowed = math.log(max(condition, 1)) / length, math.log(CONDITION_LIMIT)
-    return 2 * length if 2 * length * growth <= allowed else max(1, int(allowed / growth))
-
-
-def _first_of_even_lengths(steps, longest):
-    """Length of the first of as few and as equal segments as possible, none above `longest`."""
-    return math.ceil(steps / math.ceil(steps / longest))
-
-
-def _chunks(layers, inputs, qr_every):
-    """(first, last) steps of stretches whose Jacobians fit into CHUNK_BYTES."""
-    T, B = inputs.shape[:2]
-    numbers = sum(_CELLS[w.kind].parts * w.W_hh.shape[1] * (w.W_hh.shape[1] + w.W_ih.shape[1] * (i > 0))
-                  for i, w in enumerate(layers))  # fmt: skip
-    steps = max(CHUNK_BYTES // (8 * B * numbers), FIRST_LENGTH, qr_every)
-    return [(first, min(first + steps, T)) for first in range(0, T, steps)]
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
+    return f"{value!r}" if isinstance(value, (int, float, str)) else type(value).__name__

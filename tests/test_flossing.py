@@ -11,7 +11,7 @@ from torch import nn
 
 from example_code.experiments import own_network
 from extras import flossing
-from extras.flossing import floss, flossing_loss, lyapunov_exponents
+from extras.flossing import floss, flossing_loss, lyapunov_exponents, open_gates
 from tests.conftest import ROOT
 
 H, I, T, B, DISCARD = 6, 2, 9, 3, 2
@@ -56,11 +56,9 @@ def step_of(network, x):
     """The network's step as a function of its whole state, a vector (n,)."""
 
     def step(vector):
-        parts = vector.view(network.num_layers, -1, network.hidden_size)
-        state = tuple(part.contiguous()[:, None] for part in parts.unbind(1))
-        x_t = x[None, None]
-        _, new = network(x_t, state if isinstance(network, nn.LSTM) else state[0])
-        return torch.stack(new if isinstance(new, tuple) else (new,), 1)[:, :, 0].reshape(-1)
+        state = tuple(vector.view(-1, network.num_layers, 1, network.hidden_size))
+        _, new = network(x[None, None], state if isinstance(network, nn.LSTM) else state[0])
+        return torch.stack(new if isinstance(new, tuple) else (new,)).flatten()
 
     return step
 
@@ -69,7 +67,7 @@ def jacobians(network, inputs, state):
     """For each trial the Jacobians of all steps by autograd through torch's module, itself differentiable."""
     for b in range(inputs.shape[1]):
         states = state if isinstance(state, tuple) else (state,)
-        vector = torch.stack([s[:, b] for s in states], 1).reshape(-1)
+        vector = torch.stack([s[:, b] for s in states]).flatten()
         trial = []
         for x in inputs[:, b]:
             step = step_of(network, x)
@@ -91,7 +89,7 @@ def exponents_by_autograd(network, inputs, state, k, discard=DISCARD, seed=0):
 
 def weighted_gradients(exponents, tensors):
     weights = torch.arange(1.0, exponents.numel() + 1, dtype=exponents.dtype).view_as(exponents)
-    return torch.autograd.grad((exponents * weights).sum(), tensors)
+    return torch.autograd.grad((exponents * weights).sum(), tensors, allow_unused=True, materialize_grads=True)
 
 
 def assert_close(gradients, expected, limit):
@@ -153,7 +151,7 @@ def test_gradients_are_finite_differences(kind):
     def loss():
         return (lyapunov_exponents(network, inputs, k, state=state, discard=DISCARD) * weights).sum()
 
-    gradients = torch.autograd.grad(loss(), tensors)
+    gradients = torch.autograd.grad(loss(), tensors, allow_unused=True, materialize_grads=True)
     generator = torch.Generator().manual_seed(1)
     for tensor, gradient in zip(tensors, gradients):
         direction = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
@@ -228,21 +226,284 @@ def test_the_spectrum_of_the_port_is_that_of_an_nn_rnn(seed):
     with torch.no_grad():
         for parameter, value in zip(network.parameters(), (ws, J, b, 0 * b)):
             parameter.copy_(torch.as_tensor(value))
-    system = flossing._system(network, torch.as_tensor(s), torch.as_tensor(np.tanh(xInit.T))[None])
+    system = flossing._ClosedForm(network, torch.as_tensor(s), torch.as_tensor(np.tanh(xInit.T))[None], torch.float64)
     Q = torch.as_tensor(initial_orthonormal_system(seed, N, nLE).astype(float))
-    exponents = flossing._exponents(system, Q, discarded_steps(Tp), 1)[0]
+    exponents = flossing._exponents(system, Q.mT[None], discarded_steps(Tp), 1)[0][0]
     # Float32 rounding of Q is the same on both sides; the rest is Float64
     torch.testing.assert_close(exponents, by_port, rtol=0, atol=1e-12)
 
 
-# ------------------------------------------------------------------ Float32, segments, memory
+def henon(s):
+    return torch.stack([1 - 1.4 * s[..., 0] ** 2 + s[..., 1], 0.3 * s[..., 0]], -1)
 
 
-@pytest.mark.parametrize("kind", ["tanh", "GRU", "LSTM", "wide"])
-def test_a_float32_network_shares_factorisations_and_loses_nothing(kind, monkeypatch):
-    """wide: six steps would have a condition number of 1e30."""
+def lorenz(s, h=0.01):
+    """A step of Runge-Kutta; the divergence of the field is -(10 + 1 + 8/3) everywhere."""
+
+    def field(s):
+        x, y, z = s.unbind(-1)
+        return torch.stack([10 * (y - x), x * (28 - z) - y, x * y - 8 / 3 * z], -1)
+
+    a = field(s)
+    b = field(s + h / 2 * a)
+    c = field(s + h / 2 * b)
+    return s + h / 6 * (a + 2 * b + 2 * c + field(s + h * c))
+
+
+def rotation(s):
+    return s @ s.new_tensor([[math.cos(0.3), math.sin(0.3)], [-math.sin(0.3), math.cos(0.3)]])
+
+
+@pytest.mark.parametrize("step, steps, start, literature, fluctuation, total", [
+    (henon, 500, [0.1, 0.1], [0.4192, -1.6223], 0.1, math.log(0.3)),
+    (lambda s: 4 * s * (1 - s), 500, [0.3], [math.log(2)], 0.1, None),
+    pytest.param(lorenz, 1000, [1.0, 1.0, 20.0], [0.00906, 0.0, -0.1457], 0.005, -0.01 * (11 + 8 / 3), marks=pytest.mark.long),
+    (rotation, 50, [1.0, 0.0], [0.0, 0.0], 1e-14, 0.0),
+], ids=["Henon", "logistic", "Lorenz", "rotation"])  # fmt: skip
+def test_maps_have_the_exponents_of_their_jacobians_and_nearly_those_of_the_literature(
+    step, steps, start, literature, fluctuation, total
+):
+    """fluctuation: of so few steps about the value of infinitely many; total: of all exponents, in any number of steps."""
+    trajectory = [torch.tensor(start, dtype=torch.float64)]
+    for _ in range(steps - 1):
+        trajectory.append(step(trajectory[-1]))
+    with torch.no_grad():
+        exponents = lyapunov_exponents(lambda x, s: step(s), steps, state=trajectory[0][None], discard=20)[0]
+    Q, log_R = flossing._orthonormal_system(len(start), len(start), 0), 0
+    for t, D in enumerate(torch.func.vmap(torch.func.jacrev(step))(torch.stack(trajectory))):
+        Q, R = torch.linalg.qr(D @ Q)
+        log_R = log_R + (R.diagonal().abs().log() if t >= 20 else 0)
+    # on a chaotic trajectory the rounding of single steps grows: what agrees is the statistics
+    chaotic = literature[0] > 0
+    torch.testing.assert_close(exponents, log_R / (steps - 20), rtol=0, atol=fluctuation if chaotic else 1e-14)
+    torch.testing.assert_close(exponents, torch.tensor(literature).double(), rtol=0, atol=fluctuation)
+    if total is not None:
+        assert exponents.sum().item() == pytest.approx(total, abs=1e-5)  # Runge-Kutta leaves (20 h)^5 / 5! a step
+
+
+# ------------------------------------------------------------------ networks that people have
+
+
+class Leaky(nn.GRUCell):
+    def forward(self, x, h=None):
+        return 0.5 * h + 0.5 * super().forward(x, h)
+
+
+def same_weights(network, cell):
+    cell.load_state_dict({name.removesuffix("_l0"): p for name, p in network.named_parameters()})
+    return cell
+
+
+def test_the_forward_of_a_subclass_counts():
+    network, inputs, _ = draw("GRU")
+    cell = same_weights(network, nn.GRUCell(I, H).double())
+    leaky = same_weights(network, Leaky(I, H).double())
+    state = torch.zeros(B, H, dtype=torch.float64)
+    expected = lyapunov_exponents(lambda x, h: 0.5 * h + 0.5 * cell(x, h), inputs, state=state)
+    torch.testing.assert_close(lyapunov_exponents(leaky, inputs), expected, rtol=0, atol=1e-12)
+    with_same_forward = same_weights(network, type("Named", (nn.GRUCell,), {})(I, H).double())
+    torch.testing.assert_close(
+        lyapunov_exponents(with_same_forward, inputs), lyapunov_exponents(cell, inputs), rtol=0, atol=1e-12
+    )
+
+
+def test_a_forward_that_raises_raises():
+    class Broken(nn.RNN):
+        def forward(self, x, h=None):
+            raise NotImplementedError("not yet")
+
+    patched = nn.GRU(I, H)
+    patched.forward = Broken(I, H).forward
+    for network in (Broken(I, H), patched):
+        with pytest.raises(NotImplementedError, match="not yet"):
+            lyapunov_exponents(network, torch.zeros(T, B, I), 2)
+
+
+@pytest.mark.parametrize("layers, options", [(1, {}), (2, {"batch_first": True}), (1, {"bias": False})])
+@pytest.mark.parametrize("kind", KINDS)
+def test_hooks_run_and_one_that_does_nothing_changes_nothing(kind, layers, options):
+    network, inputs, _ = draw(kind, layers, **options)
+    batch, k = inputs.transpose(0, 1) if options.get("batch_first") else inputs, 2
+    tensors = list(network.parameters())
+    expected = lyapunov_exponents(network, batch, k)
+    gradients = weighted_gradients(expected, tensors)
+    before = network.register_forward_pre_hook(lambda *_: None)
+    after = network.register_forward_hook(lambda *_: None)
+    for hook in (before, after):
+        exponents = lyapunov_exponents(network, batch, k)
+        torch.testing.assert_close(exponents, expected, rtol=0, atol=1e-11)
+        assert_close(weighted_gradients(exponents, tensors), gradients, 1e-9)
+        hook.remove()
+    network.register_forward_pre_hook(lambda module, args: (2 * args[0], *args[1:]))
+    doubled = lyapunov_exponents(network, batch, k)
+    torch.testing.assert_close(doubled, lyapunov_exponents(same_kind(network), 2 * batch, k), rtol=0, atol=1e-11)
+
+
+def same_kind(network):
+    """A network with the same weights and no hooks."""
+    copy = type(network)(I, H, network.num_layers, bias=network.bias, batch_first=network.batch_first, dtype=torch.float64,
+                         **({"nonlinearity": network.nonlinearity} if isinstance(network, nn.RNN) else {}))  # fmt: skip
+    copy.load_state_dict(network.state_dict())
+    return copy
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_weight_norm_old_and_new_counts_with_its_own_parameters():
+    network, inputs, _ = draw("LSTM")
+    expected = lyapunov_exponents(network, inputs, 3)
+    for norm in (nn.utils.parametrizations.weight_norm, nn.utils.weight_norm):
+        normed = norm(same_kind(network), "weight_hh_l0")
+        exponents = lyapunov_exponents(normed, inputs, 3)
+        torch.testing.assert_close(exponents, expected, rtol=0, atol=1e-12)
+        gradients = torch.autograd.grad(exponents.sum(), list(normed.parameters()))
+        assert len(gradients) == 5 and all(g.abs().max() > 0 for g in gradients)
+
+
+def test_an_lstm_with_projections_and_dropout_at_work_go_through_torchs_forward():
+    projecting = nn.LSTM(I, H, proj_size=2, dtype=torch.float64)
+    inputs = torch.randn(T, B, I, dtype=torch.float64)
+    assert lyapunov_exponents(projecting, inputs).shape == (B, H + 2)
+    network = nn.GRU(I, H, num_layers=2, dropout=0.5, dtype=torch.float64)
+    active = lyapunov_exponents(network, inputs, 2)
+    assert not torch.equal(active, lyapunov_exponents(network, inputs, 2))
+    network.eval()
+    assert torch.equal(lyapunov_exponents(network, inputs, 2), lyapunov_exponents(network, inputs, 2))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_wrapped_modules_are_unwrapped_and_scripted_ones_refused():
+    network, inputs, _ = draw("GRU")
+    expected = lyapunov_exponents(network, inputs, 2)
+    for wrapped in (nn.DataParallel(network), torch.compile(network), torch.compile(nn.DataParallel(network))):
+        assert torch.equal(lyapunov_exponents(wrapped, inputs, 2), expected)
+    assert "hand over the module that was scripted" in refusal(torch.jit.script(network), inputs, 2)
+    W, state = network.weight_hh_l0[:H], torch.zeros(B, H, dtype=torch.float64)
+    step = lambda x, h: torch.tanh(h @ W.T + x[:, :1])  # noqa: E731
+    compiled = lyapunov_exponents(torch.compile(step), inputs, 2, state=state)
+    assert torch.equal(compiled, lyapunov_exponents(step, inputs, 2, state=state))
+
+
+def test_a_recurrent_layer_inside_a_model_with_inputs_and_a_state_that_carry_a_graph():
+    torch.manual_seed(1)
+    embedding, lstm, first = nn.Embedding(5, I), nn.LSTM(I, H), nn.Linear(1, H)
+    tokens = torch.randint(5, (T, B))
+    state = lambda: (first(torch.ones(1, B, 1)), torch.zeros(1, B, H))  # noqa: E731
+    lyapunov_exponents(lstm, embedding(tokens), 3, state=state()).sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in (embedding.weight, first.weight, lstm.weight_hh_l0))
+    before = embedding.weight.clone()
+    floss(lstm, lambda: embedding(tokens), 3, steps=2, progress=False)
+    fixed = embedding(tokens)
+    floss(lstm, fixed, 3, steps=2, progress=False)  # the graph of the inputs is not needed, and not freed
+    assert torch.equal(embedding.weight, before)
+    floss(lstm, lambda: embedding(tokens), 3, steps=2, parameters=[*lstm.parameters(), embedding.weight], progress=False)
+    assert not torch.equal(embedding.weight, before)
+
+
+def test_states_may_be_tuples_and_outputs_may_come_with_them():
+    network, inputs, _ = draw("LSTM")
+    cell = same_weights(network, nn.LSTMCell(I, H).double())
+    zeros = torch.zeros(B, H, dtype=torch.float64)
+    expected = lyapunov_exponents(network, inputs, 3)
+    for step in (cell, lambda x, s: cell(x, s), lambda x, s: (x, cell(x, s)), lambda x, s: list(cell(x, s))):
+        exponents = lyapunov_exponents(step, inputs, 3, state=(zeros, zeros))
+        torch.testing.assert_close(exponents, expected, rtol=0, atol=1e-12)
+
+
+def test_a_module_of_ones_own_computes_in_the_dtype_that_is_asked_for():
+    class Cell(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(H, H)
+            self.register_buffer("gain", torch.tensor(0.9))
+            self.register_buffer("steps", torch.tensor(3))
+
+        def forward(self, x, h):
+            assert self.steps.dtype == torch.int64 and h.dtype == x.dtype == self.gain.dtype == self.linear.weight.dtype
+            dtypes.add(h.dtype)
+            return torch.tanh(self.gain * self.linear(h) + x[:, :1])
+
+    dtypes, cell = set(), Cell()
+    inputs, state = torch.randn(T, B, I), torch.zeros(B, H)
+    exponents = lyapunov_exponents(cell, inputs, state=state)
+    assert dtypes == {torch.float64} and exponents.dtype == torch.float32
+    assert cell.linear.weight.dtype == torch.float32
+    torch.testing.assert_close(exponents, lyapunov_exponents(cell, inputs, state=state, dtype=torch.float32), rtol=0, atol=1e-4)
+    assert dtypes == {torch.float64, torch.float32}
+
+
+def test_noise_is_the_same_for_all_tangents(monkeypatch):
+    """A mask that is drawn in each step: the exponents of the same masks drawn before."""
+    network, inputs, _ = draw("tanh")
+    cell, state = same_weights(network, nn.RNNCell(I, H).double()), torch.zeros(B, H, dtype=torch.float64)
+    mask = lambda: 0.5 + torch.rand(B, H, dtype=torch.float64)  # noqa: E731
+    monkeypatch.setattr(flossing, "FIRST_LENGTH", 1)  # and so no step is tried twice
+    monkeypatch.setattr(flossing, "_next_length", lambda *_: 1)
+    torch.manual_seed(1)
+    masks = iter([mask() for _ in inputs])
+    torch.manual_seed(1)
+    exponents = lyapunov_exponents(lambda x, h: mask() * cell(x, h), inputs, state=state)
+    expected = lyapunov_exponents(lambda x, h: next(masks) * cell(x, h), inputs, state=state)
+    torch.testing.assert_close(exponents, expected, rtol=0, atol=1e-12)
+
+
+class Spike(torch.autograd.Function):
+    """A step with a surrogate slope, as spiking networks have it; there is no formula for forward differentiation."""
+
+    @staticmethod
+    def forward(ctx, v):
+        ctx.save_for_backward(v)
+        return (v > 0).to(v)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (v,) = ctx.saved_tensors
+        return grad / (1 + 3 * v.abs()) ** 2
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_surrogate_gradient_is_what_the_backward_formula_says(grad):
+    W = torch.randn(H, H, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    inputs, state = torch.rand(T, B, 1, dtype=torch.float64), torch.zeros(B, H, dtype=torch.float64)
+
+    def straight_through(v):  # the same value, and the same slope by way of u / (1 + 3 |u|)
+        soft = v / (1 + 3 * v.abs())
+        return (v > 0).to(v) + soft - soft.detach()
+
+    with torch.set_grad_enabled(grad):
+        exponents, expected = (
+            lyapunov_exponents(lambda x, v: 0.8 * v + spike(v - 0.3) @ W.T / 2 + x, inputs, 4, state=state)  # noqa: B023
+            for spike in (Spike.apply, straight_through)
+        )
+    torch.testing.assert_close(exponents, expected, rtol=0, atol=1e-12)
+    assert exponents.requires_grad == grad
+    if grad:
+        assert_close(weighted_gradients(exponents, [W]), weighted_gradients(expected, [W]), 1e-10)
+
+
+@pytest.mark.parametrize("step", [lambda x, h: 0 * h, lambda x, h: x[:, :1].expand(B, 2) * 1.0, lambda x, h: h.detach()])
+def test_a_jacobian_of_zero_has_no_exponents(step):
+    assert "k must be at most 0 here, got 2" in refusal(step, torch.ones(T, B, I), state=torch.ones(B, 2))
+
+
+# ------------------------------------------------------------------ precision, segments, memory
+
+
+@pytest.fixture
+def segments(monkeypatch):
+    """List of (steps, was it accepted) of every segment that is tried."""
+    tried, next_length = [], flossing._next_length
+
+    def record(steps, condition, limit):
+        tried.append((steps, condition <= limit or steps == 1))
+        return next_length(steps, condition, limit)
+
+    monkeypatch.setattr(flossing, "_next_length", record)
+    return tried
+
+
+def network_of_40(kind, dtype=torch.float32, wide=False):
+    """Weights as torch draws them; wide: a step alone has a condition number of 1e5, so that six would have 1e30."""
     generator = torch.Generator().manual_seed(1)
-    kind, wide = ("tanh", True) if kind == "wide" else (kind, False)
     network = KINDS[kind](1, 40)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -250,47 +511,102 @@ def test_a_float32_network_shares_factorisations_and_loses_nothing(kind, monkeyp
         if wide:
             orthogonal = torch.linalg.qr(torch.randn(40, 40, generator=generator))[0]
             network.weight_hh_l0.copy_(orthogonal * torch.logspace(0, -5, 40))
-    inputs = torch.randint(2, (55, 2, 1), generator=generator).float()
-    double = KINDS[kind](1, 40, dtype=torch.float64)
-    double.load_state_dict(network.state_dict())
-    chains, run = [], flossing._Chain.run
-    monkeypatch.setattr(flossing._Chain, "run", lambda self, *args: (run(self, *args), chains.append(self))[0])
-    k = 35
-    exponents = lyapunov_exponents(network, inputs, k, discard=15)
-    expected = lyapunov_exponents(double, inputs.double(), k, discard=15)
-    assert exponents.dtype == torch.float32
-    assert len(chains[0].segments) < (56 if wide else 30) and len(chains[-1].segments) == 55
-    # a segment's R has a condition number of at most CONDITION_LIMIT, of which Float64 loses as many digits
-    limit = 10 * (EPS32 + flossing.CONDITION_LIMIT * EPS64)
-    torch.testing.assert_close(exponents.double(), expected, rtol=0, atol=limit)
-    gradients = weighted_gradients(exponents, list(network.parameters()))
-    assert_close(gradients, weighted_gradients(expected, list(double.parameters())), 10 * limit)
+    return network.to(dtype), torch.randint(2, (55, 2, 1), generator=generator).to(dtype)
 
 
-@pytest.mark.parametrize("kind", ["tanh", "LSTM"])
-def test_neither_factorising_seldom_nor_small_chunks_nor_no_grad_change_the_exponents(kind, monkeypatch):
-    network, inputs, state = draw(kind, layers=2)
-    parameters = list(network.parameters())
-    expected = lyapunov_exponents(network, inputs, 3, discard=DISCARD)
-    gradients = weighted_gradients(expected, parameters)
-    seldom = lyapunov_exponents(network, inputs, 3, discard=DISCARD, qr_every=4)
-    torch.testing.assert_close(seldom, expected, rtol=0, atol=1e-9)
-    assert_close(weighted_gradients(seldom, parameters), gradients, 1e-7)
-    monkeypatch.setattr(flossing, "CHUNK_BYTES", 1)
-    monkeypatch.setattr(flossing, "FIRST_LENGTH", 2)
-    chunked = lyapunov_exponents(network, inputs, 3, discard=DISCARD)
-    assert len(flossing._chunks(flossing._system(network, inputs, None).layers, inputs, 1)) == 5
-    torch.testing.assert_close(chunked, expected, rtol=0, atol=1e-12)
-    assert_close(weighted_gradients(chunked, parameters), gradients, 1e-10)
+@pytest.mark.parametrize("kind", ["tanh", "GRU", "LSTM", "wide"])
+def test_steps_share_factorisations_and_lose_no_digit_that_the_result_has(kind, segments):
+    wide, kind, k, options = kind == "wide", "tanh" if kind == "wide" else kind, 35, dict(discard=15)
+    double, inputs = network_of_40(kind, torch.float64, wide)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flossing, "_next_length", lambda *_: 1)  # a factorisation in every step
+        patch.setattr(flossing, "FIRST_LENGTH", 1)
+        expected = lyapunov_exponents(double, inputs, k, **options)
+        gradients = weighted_gradients(expected, list(double.parameters()))
+    for network, dtype, eps in [  # the result's digits; where the arithmetic has few, its last four are given up
+        (double, torch.float64, 4000 * EPS64),
+        (double.float(), torch.float64, 10 * EPS32),
+        (double.float(), torch.float32, 4000 * EPS32),
+    ]:
+        network = network_of_40(kind, torch.float64 if eps < EPS32 else torch.float32, wide)[0]
+        segments.clear()
+        exponents = lyapunov_exponents(network, inputs, k, dtype=dtype, **options)
+        steps = [steps for steps, accepted in segments if accepted]
+        assert sum(steps) == 55 and (len(steps) < 40 or wide)
+        # one step alone may be worse conditioned than a segment is allowed to be
+        limit = max(eps, 1e5 * torch.finfo(dtype).eps) if wide else eps
+        torch.testing.assert_close(exponents.double(), expected, rtol=0, atol=10 * limit)
+        assert_close(weighted_gradients(exponents, list(network.parameters())), gradients, 100 * limit)
+
+
+def test_a_float32_callable_is_judged_by_the_digits_of_float32(segments):
+    """A cell of 8 units and 30 steps a factorisation: the condition number would be beyond 1e7 long before the 30th."""
+    torch.manual_seed(1)
+    cell, inputs = nn.RNNCell(1, 8), torch.randn(60, 1, 1)
+    options = dict(qr_every=30, discard=10)
+    double = lyapunov_exponents(cell.double(), inputs.double(), state=torch.zeros(1, 8).double(), discard=10)
+    cell.float()
+    exponents = lyapunov_exponents(lambda x, h: cell(x, h), inputs, state=torch.zeros(1, 8), **options)
+    assert not all(accepted for _, accepted in segments) and max(steps for steps, ok in segments if ok) < 30
+    torch.testing.assert_close(exponents.double(), double, rtol=0, atol=4000 * EPS32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("autocast", [True, False])
+def test_exponents_that_rounding_alone_makes_are_refused(dtype, autocast):
+    """Spiking units with a straight-through gradient whose 16 voltages are driven by 8 numbers: a Jacobian of rank 8."""
+    generator = torch.Generator().manual_seed(1)
+    A, W = (torch.linalg.qr(torch.randn(16, 8, generator=generator))[0].to(dtype) for _ in range(2))
+
+    def step(x, v):
+        soft = torch.sigmoid(v - 0.3)
+        return (soft + ((v > 0.3).to(dtype) - soft).detach()) @ W @ A.T + x
+
+    inputs, state = torch.ones(20, 1, 1, dtype=dtype), torch.zeros(1, 16, dtype=dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert "k must be at most 8 here, got 12" in refusal(step, inputs, 12, state=state)
+        exponents = lyapunov_exponents(step, inputs, 8, state=state)
+    torch.testing.assert_close(exponents, lyapunov_exponents(step, inputs, 8, state=state), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["tanh", "GRU", "LSTM", "callable"])
+def test_recomputing_segments_changes_no_number_and_keeps_less(kind, monkeypatch):
+    network, inputs, state = draw("GRU" if kind == "callable" else kind, layers=1)
+    parameters, options = list(network.parameters()), dict(discard=DISCARD)
+    if kind == "callable":
+        network.register_forward_hook(lambda *_: None)
+    kept = []
+
+    def gradients():
+        numbers = 0
+
+        def count(tensor):
+            nonlocal numbers
+            numbers += tensor.numel() * (tensor.dim() == 3)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            exponents = lyapunov_exponents(network, inputs, 3, **options)
+        kept.append(numbers)
+        return [exponents, *weighted_gradients(exponents, parameters)]
+
+    plain = gradients()
+    monkeypatch.setattr(flossing, "RECOMPUTE_BYTES", 0)
+    for value, expected in zip(gradients(), plain, strict=True):
+        assert torch.equal(value, expected)
+    assert kept[1] < 0.7 * kept[0]
     with torch.no_grad():
-        assert torch.equal(lyapunov_exponents(network, inputs, 3, discard=DISCARD), chunked)
+        assert torch.equal(lyapunov_exponents(network, inputs, 3, **options), plain[0])
 
 
-def test_the_first_exponents_do_not_depend_on_how_many_are_asked_for():
-    network, inputs, _ = draw("GRU")
-    torch.testing.assert_close(
-        lyapunov_exponents(network, inputs, 2), lyapunov_exponents(network, inputs)[:, :2], rtol=0, atol=1e-12
-    )
+@pytest.mark.parametrize("kind", ["GRU", "LSTM"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_few_tangents_and_many_take_two_ways_to_the_same_exponents(kind, layers):
+    """Up to k = H / 2 the weights multiply the tangents, above they are combined first."""
+    network, inputs, _ = draw(kind, layers)
+    all_of_them = lyapunov_exponents(network, inputs)
+    for k in (1, 2, 3, 4):
+        torch.testing.assert_close(lyapunov_exponents(network, inputs, k), all_of_them[:, :k], rtol=0, atol=1e-11)
 
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone():
@@ -301,10 +617,38 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone():
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_gradient_cannot_be_differentiated_silently():
-    network, inputs, _ = draw("tanh")
-    with pytest.raises(RuntimeError, match="can be differentiated once"):
-        torch.autograd.grad(lyapunov_exponents(network, inputs, 2).sum(), [network.weight_hh_l0], create_graph=True)
+# ------------------------------------------------------------------ torch differentiates
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "callable"])
+def test_gradients_can_be_differentiated_again(kind):
+    network, inputs, _ = draw("tanh" if kind == "callable" else kind)
+    inputs, k = inputs[:4, :1], 2
+    if kind == "callable":
+        network.register_forward_hook(lambda *_: None)
+    parameters = tuple(network.parameters())  # gradgradcheck changes them in place
+    parameters = parameters[1:2] if kind == "relu" else parameters[:2]  # W_hh is all that counts where units are on
+    assert torch.autograd.gradgradcheck(lambda *_: lyapunov_exponents(network, inputs, k), parameters, fast_mode=True)
+
+
+def test_a_loss_can_be_differentiated_twice_by_parts_and_is_freed():
+    network, inputs, _ = draw("GRU")
+    W = network.weight_hh_l0
+    exponents = lyapunov_exponents(network, inputs, 3)
+    one_by_one = [torch.autograd.grad(exponent, W, retain_graph=True)[0] for exponent in exponents.mean(0)]
+    exponents.mean(0).sum().backward(retain_graph=True)
+    torch.testing.assert_close(sum(one_by_one), W.grad, rtol=1e-10, atol=1e-14)
+    exponents.sum().backward()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        exponents.sum().backward()
+
+
+def test_the_transforms_of_torch_func_give_the_same_gradient():
+    network, inputs, state = draw("GRU")
+    of_inputs = torch.func.grad(lambda x: lyapunov_exponents(network, x, 2).sum())(inputs)
+    inputs.requires_grad_()
+    expected = torch.autograd.grad(lyapunov_exponents(network, inputs, 2).sum(), inputs)[0]
+    torch.testing.assert_close(of_inputs, expected, rtol=0, atol=1e-12)
 
 
 # ------------------------------------------------------------------ devices
@@ -348,19 +692,13 @@ def refusal(*args, **options):
 
 @pytest.mark.parametrize("network, text", [
     (nn.GRU(I, H, bidirectional=True), "bidirectional"),
-    (nn.LSTM(I, H, proj_size=2), "proj_size 0, got 2"),
-    (nn.GRU(I, H, num_layers=2, dropout=0.5), "dropout 0.5"),
+    (nn.RNN(I, H, bidirectional=True), "bidirectional"),
     (nn.GRU(I, H).half(), "float16"),
-    (3, "got int"),
+    (3, "got 3"),
 ])  # fmt: skip
 def test_a_network_without_such_exponents_is_refused_by_name(network, text):
     message = refusal(network, torch.zeros(T, B, I))
     assert message.startswith("network must") and text in message
-
-
-def test_dropout_in_evaluation_mode_is_no_dropout():
-    network = nn.GRU(I, H, num_layers=2, dropout=0.5).eval()
-    assert lyapunov_exponents(network, torch.zeros(T, B, I), 2).isfinite().all()
 
 
 @pytest.mark.parametrize("options, text", [
@@ -371,6 +709,7 @@ def test_dropout_in_evaluation_mode_is_no_dropout():
     (dict(discard=-1), "discard must"),
     (dict(seed=-1), "seed must be an integer of at least 0, got -1"),
     (dict(qr_every=0), "qr_every must be an integer of at least 1, got 0"),
+    (dict(dtype=torch.bfloat16), "dtype must be torch.float32 or torch.float64, got torch.bfloat16"),
     (dict(state=torch.zeros(1, B + 1, H)), f"state must be a tensor of shape (1, {B}, {H})"),
     (dict(state=(torch.zeros(1, B, H),) * 2), "state must be a tensor"),
 ])  # fmt: skip
@@ -382,11 +721,17 @@ def test_inputs_of_another_kind_are_refused_by_name():
     network = nn.GRU(I, H)
     assert "inputs must" in refusal(network, torch.zeros(T, B, I + 1))
     assert "inputs must" in refusal(network, torch.zeros(T, B, I, dtype=torch.int64))
-    assert "inputs must have at least one time step" in refusal(network, torch.zeros(0, B, I))
+    assert "inputs must have the 2 channels of the network last, and at least one" in refusal(network, torch.zeros(0, B, I))
+    assert "inputs must have the shape (T, B, ...)" in refusal(lambda x, s: s, torch.zeros(T, B + 1, I), state=torch.ones(B, 2))
+    assert "inputs must be an integer of at least 1, got 0" in refusal(lambda x, s: s, 0, state=torch.ones(B, 2))
     assert "inputs must" in refusal(network, [[1.0]])
-    assert "state must be a tensor (B, n)" in refusal(lambda x, s: s, torch.zeros(T, B, I))
-    message = refusal(lambda x, s: s[:, :1], torch.zeros(T, B, I), state=torch.ones(B, 2))
-    assert "network must return a state of shape (3, 2)" in message
+    model = nn.Sequential(nn.GRU(I, H), nn.Linear(H, 1))
+    for network, state in ((model, None), (lambda x, s: s, torch.ones(B)), (lambda x, s: s, torch.ones(B, 2).long())):
+        message = refusal(network, torch.zeros(T, B, I), state=state)
+        assert "state must be a tensor (B, ...)" in message and "hand over the recurrent layer" in message
+    for wrong in (lambda s: s[:, :1], lambda s: s.double(), lambda s: (s, s, s), lambda s: (s, s.double()), lambda s: None):
+        message = refusal(lambda x, s: wrong(s), torch.zeros(T, B, I), state=torch.ones(B, 2))  # noqa: B023
+        assert "network must return a state like the one it got, float32 tensor (3, 2), or a pair" in message
 
 
 @pytest.mark.parametrize("kind", ["module", "callable"])
@@ -470,14 +815,161 @@ def test_only_the_given_parameters_change():
     assert changed == [True, True, False, False] and all(p.grad is None for p in network.parameters())
 
 
-@pytest.mark.parametrize("bad, error", [(math.nan, FloatingPointError), (None, ValueError)])
-def test_what_is_not_finite_stops_at_the_step_and_leaves_the_network_as_it_was(bad, error):
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("what", ["nan", "integers", "CUDA out of memory", "callback", "LBFGS"])
+def test_what_fails_names_the_step_and_leaves_the_network_of_the_last_entry_of_the_history(what):
+    network, inputs, _ = draw("tanh")
+    seen, calls = [], 0
+
+    def batch():
+        seen.append([p.detach().clone() for p in network.parameters()])
+        if len(seen) == 3 and what == "CUDA out of memory":
+            raise RuntimeError(what)
+        bad = {"nan": inputs * math.nan, "integers": inputs.long()}
+        return bad.get(what, inputs) if len(seen) == 3 else inputs
+
+    def callback(step, loss, exponents):
+        assert np.isfinite(loss) and exponents.shape == (3,)
+        if step == 2 and what == "callback":
+            raise Stop("enough")
+
+    error = {"nan": FloatingPointError, "integers": ValueError, "callback": Stop, "LBFGS": FloatingPointError}.get(what, RuntimeError)
+    optimizer = None
+    if what == "LBFGS":  # a step so large that the second evaluation fails
+        optimizer = torch.optim.LBFGS(network.parameters(), lr=math.inf)
+    with pytest.raises(error) as raised:
+        floss(network, batch, 3, steps=5, progress=False, callback=callback, optimizer=optimizer)
+    steps = 1 if what == "LBFGS" else 2
+    assert raised.value.history.loss.shape == (steps,) and raised.value.history.exponents.shape == (steps, 3)
+    assert "enough" == str(raised.value) if what == "callback" else f"flossing step {3 if steps == 2 else 1}: " in str(raised.value)
+    assert all(torch.equal(p, old) for p, old in zip(network.parameters(), seen[steps - 1]))
+    loss = flossing_loss(network, inputs, 3).item()
+    assert raised.value.history.loss[-1] == loss and all(p.grad is None for p in network.parameters())
+
+
+def test_a_first_step_that_fails_changes_nothing():
     network, inputs, _ = draw("tanh")
     before = [p.clone() for p in network.parameters()]
-    batches = iter([inputs, inputs, inputs * bad if bad is not None else inputs.long()])
-    with pytest.raises(error, match="^flossing step 3: "):
-        floss(network, lambda: next(batches), 3, steps=5, progress=False)
+    with pytest.raises(ValueError, match="flossing step 1: k must") as raised:
+        floss(network, inputs, H + 1, steps=5)
+    assert raised.value.history.loss.shape == (0,) and raised.value.history.exponents.shape == (0, H + 1)
     assert all(torch.equal(p, old) for p, old in zip(network.parameters(), before))
+
+
+def test_ctrl_c_gives_the_history_so_far_and_says_so(capsys):
+    network, inputs, _ = draw("tanh")
+    batches = 0
+
+    def batch():
+        nonlocal batches
+        batches += 1
+        if batches == 4:
+            raise KeyboardInterrupt
+        return inputs
+
+    history = floss(network, batch, 3, steps=9, progress=False)
+    assert history.loss.shape == (3,) and history.loss[-1] == flossing_loss(network, inputs, 3).item()
+    assert capsys.readouterr().err == "flossing interrupted in step 4 of 9\n"
+
+
+def test_a_callback_sees_every_step_and_can_end_flossing():
+    network, inputs, _ = draw("tanh")
+    seen = []
+    history = floss(network, inputs, 3, steps=9, progress=False, callback=lambda *step: seen.append(step) or len(seen) == 4)
+    assert [step for step, _, _ in seen] == [1, 2, 3, 4]
+    assert [loss for _, loss, _ in seen] == list(history.loss)
+    assert np.array_equal([exponents for *_, exponents in seen], history.exponents)
+
+
+@pytest.mark.parametrize("form", ["tensor", "list", "groups", "LBFGS"])
+def test_parameters_come_as_torch_optimisers_take_them_and_their_gradients_are_left_alone(form):
+    network, inputs, _ = draw("GRU")
+    W, V = network.weight_hh_l0, network.weight_ih_l0
+    for p in network.parameters():
+        p.grad = torch.ones_like(p)
+    before = [p.clone() for p in network.parameters()]
+    parameters = {"tensor": W, "list": [W, V], "groups": [dict(params=[W], lr=1e-2), dict(params=[V], lr=0.0)]}
+    optimizer = torch.optim.LBFGS([W, V], max_iter=3) if form == "LBFGS" else None
+    history = floss(network, inputs, 3, steps=3, parameters=parameters.get(form), optimizer=optimizer, progress=False)
+    changed = [not torch.equal(p, old) for p, old in zip(network.parameters(), before)]
+    assert changed == [form in ("list", "LBFGS"), True, False, False]
+    assert history.loss[-1] < history.loss[0]
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in network.parameters())
+
+
+def test_parameters_without_influence_are_refused():
+    network, inputs, _ = draw("GRU")
+    readout = nn.Linear(H, 1, dtype=torch.float64)
+    for options in (dict(parameters=readout.parameters()), dict(optimizer=torch.optim.SGD(readout.parameters(), lr=0.1))):
+        with pytest.raises(ValueError, match="parameters must contain at least one that the exponents depend on"):
+            floss(network, inputs, 3, steps=1, **options)
+    with pytest.raises(ValueError, match="parameters must contain at least one tensor that requires a gradient"):
+        floss(network, inputs, 3, steps=1, parameters=[])
+
+
+@pytest.mark.parametrize("target", [[0.0, 0.1], torch.zeros(3, 3), np.zeros((1, 3))])
+def test_targets_of_another_number_are_refused(target):
+    network, inputs, _ = draw("GRU")
+    with pytest.raises(ValueError, match="target must be a number or 3 of them, got shape"):
+        flossing_loss(network, inputs, 3, target=target)
+
+
+def test_a_target_for_each_exponent_belongs_to_that_exponent():
+    network, inputs, _ = draw("GRU")
+    exponents = lyapunov_exponents(network, inputs, 3)
+    target = torch.tensor([0.0, -0.1, -0.2], dtype=torch.float64)
+    loss = flossing_loss(network, inputs, 3, target=target)
+    assert loss.item() == pytest.approx(((exponents - target) ** 2).mean().item(), rel=1e-14)
+
+
+# ------------------------------------------------------------------ does the input still reach the network?
+
+
+@pytest.mark.parametrize("kind", ["tanh", "LSTM", "cell", "callable"])
+def test_spread_is_the_deviation_of_the_outputs_over_time(kind):
+    network, inputs, state = draw("LSTM" if kind == "LSTM" else "tanh", layers=2 if kind == "LSTM" else 1)
+    options, called = dict(discard=DISCARD), network
+    if kind == "LSTM":
+        outputs = torch.cat([network(inputs[: t + 1])[1][0] for t in range(T)], -1)  # h of both layers, not c
+        outputs = torch.stack([network(inputs[: t + 1])[1][0].transpose(0, 1).flatten(1) for t in range(T)])
+    else:
+        outputs = network(inputs)[0]
+    if kind in ("cell", "callable"):
+        called = nn.RNNCell(I, H, dtype=torch.float64)
+        called.load_state_dict({name.removesuffix("_l0"): p for name, p in network.named_parameters()})
+        if kind == "callable":
+            options["state"] = torch.zeros(B, H, dtype=torch.float64)
+            cell, called = called, lambda x, h: cell(x, h)
+    loss = flossing_loss(called, inputs, 3, spread=0.5, **options) - flossing_loss(called, inputs, 3, **options)
+    expected = ((outputs[DISCARD:].std(0, correction=0) - 0.5) ** 2).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    if kind in ("tanh", "LSTM"):
+        parameters = list(network.parameters())
+        assert_close(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), 1e-10)
+
+
+@pytest.mark.parametrize("network", [nn.GRU(I, H, num_layers=2), nn.LSTM(I, H), nn.GRUCell(I, H), nn.LSTMCell(I, H)])
+def test_open_gates_lets_the_new_in_and_the_old_out_and_leaves_the_candidate_alone(network):
+    before = {name: p.clone() for name, p in network.named_parameters()}
+    open_gates(network, 4.0)
+    for name, p in network.named_parameters():
+        if "weight" in name:
+            assert torch.equal(p, before[name])
+            continue
+        gates, old = p.view(-1, H), before[name].view(-1, H)
+        expected = {0: 4.0, 1: -4.0} | ({3: 4.0} if len(gates) == 4 else {})  # r z n; i f g o
+        for number, gate in enumerate(gates):
+            value = old[number] if number == 2 else torch.full_like(gate, expected[number] if "ih" in name else 0.0)
+            assert torch.equal(gate, value)
+
+
+@pytest.mark.parametrize("network", [nn.RNN(I, H), nn.GRU(I, H, bias=False), nn.Linear(I, H), 3])
+def test_open_gates_wants_gates_with_biases(network):
+    with pytest.raises(ValueError, match="network must be an nn.GRU, nn.LSTM or Cell with biases, got"):
+        open_gates(network)
 
 
 def test_flossing_without_parameters_is_refused_by_name():
