@@ -16,7 +16,6 @@ from julia_packages.checks import check_integer, shown
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 INT64_END = 2**63  # Julia's Int is an Int64
-nStepTransient = 10  # ex.jl:26: steps before the orthonormal system is taken to follow the dynamics
 ENGINES = ("adjoint", "autograd")
 
 
@@ -70,12 +69,13 @@ PARAMETERS = {  # in the order of the original's arguments (ex.jl:9)
 Parameters = namedtuple("Parameters", PARAMETERS)  # the 33 values of a call, by name or in their order
 
 
-def check_parameters(parameters):
+def check_parameters(arguments):
     """The 33 Parameters as plain ints and floats; ValueError if a run is impossible.
 
-    NumPy scalars are accepted, bools and strings are not.
+    arguments: Parameters, or a dict with these names and any others. NumPy scalars are accepted, bools and strings not.
     """
-    p = {name: check_value(name, value) for name, value in parameters._asdict().items()}
+    given = arguments if isinstance(arguments, dict) else arguments._asdict()
+    p = {name: check_value(name, given[name]) for name in PARAMETERS}
     check_task(p)
     check_optimiser(p)
     if p["IC"] not in (1, 3):
@@ -175,8 +175,10 @@ def check_spectrum_call(s, J, Tp, nLE):
 
 
 def discarded_steps(Tp):
-    """Steps of a spectrum over Tp steps that are not averaged: nStepTransient + ceil(Tp/10) (ex.jl:26-29)."""
-    return nStepTransient + -(-Tp // 10)
+    """The trainer's, for what the trainer imports itself."""
+    import gradient_flossing_example
+
+    return gradient_flossing_example.discarded_steps(Tp)
 
 
 def check_input_seeds(p):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from gradient_flossing_example import (
+    calc_flossing_loss,
     calc_loss_binary_crossentropy,
     calc_lyapunov_spectrum,
     first_loss_index,
@@ -72,9 +73,11 @@ def test_get_d_is_the_jacobian_of_one_step_at_the_new_state():
     torch.testing.assert_close(get_d(J @ h, J), expected)
 
 
-def test_loss_and_accuracy_by_a_second_route():
+@pytest.mark.parametrize("library", ["NumPy", "torch"])
+def test_loss_and_accuracy_by_a_second_route(library):
     """Same network in NumPy, trial by trial, with the cross-entropy written as probabilities."""
     ps, s, y = random_network()
+    convert = {"NumPy": np.asarray, "torch": torch.as_tensor}[library]
     T, _, B = s.shape
     first, losses, hits = 4, [], []
     for trial in range(B):
@@ -86,8 +89,10 @@ def test_loss_and_accuracy_by_a_second_route():
                 target = y[t - 1, 0, trial]
                 losses.append(-np.log(p if target else 1 - p))
                 hits.append((p >= 0.5) == target)
-    assert calc_loss_binary_crossentropy(s, y, **ps, firstlossidx=first).item() == pytest.approx(np.mean(losses), rel=1e-12)
-    assert get_accuracy(s, y, **ps, firstlossidx=first) == pytest.approx(np.mean(hits), rel=1e-12)
+    arguments = dict(s=s, rtarg=y, **ps)
+    arguments = {name: convert(x) for name, x in arguments.items()} | {"firstlossidx": first}
+    assert calc_loss_binary_crossentropy(**arguments).item() == pytest.approx(np.mean(losses), rel=1e-12)
+    assert get_accuracy(**arguments) == pytest.approx(np.mean(hits), rel=1e-12)
 
 
 def test_the_quirk_of_a_delay_of_zero_divides_by_one_step_too_many():
@@ -96,6 +101,11 @@ def test_the_quirk_of_a_delay_of_zero_divides_by_one_step_too_many():
     T = len(s)
     from_one = calc_loss_binary_crossentropy(s, y, **ps, firstlossidx=1).item()
     assert calc_loss_binary_crossentropy(s, y, **ps, firstlossidx=0).item() == pytest.approx(from_one * T / (T + 1))
+
+
+def value_and_gradient(loss, ps, *data):
+    value, _, gs = gradient(lambda ps, *data: (loss(ps, *data), None), ps, *data)
+    return value, gs
 
 
 def finite_difference(f, ps, name, index, step=1e-6):
@@ -115,27 +125,31 @@ def check_gradient(f, ps, gs):
 
 def test_training_gradient_against_finite_differences():
     ps, s, y = random_network()
-    loss = lambda p: calc_loss_binary_crossentropy(s, y, **p, firstlossidx=3)
-    value, gs = gradient(loss, ps)
-    assert value == loss(ps).item()
-    check_gradient(lambda p: loss(p).item(), ps, gs)
+    loss = lambda p, s=s, y=y: calc_loss_binary_crossentropy(s, y, **p, firstlossidx=3)
+    value, gs = value_and_gradient(loss, ps, s, y)
+    assert value == pytest.approx(loss(ps), rel=1e-13)
+    check_gradient(loss, ps, gs)
 
 
 def test_flossing_gradient_against_finite_differences():
     ps, s, _ = random_network(T=30)
     flossed, xInit = {name: ps[name] for name in ("ws", "J", "b")}, ps["xInit"]
-    loss = lambda p: ((calc_lyapunov_spectrum(s, None, **p, xInit=xInit, Tp=25, nLE=4, sONS=3) + 0.1) ** 2).mean()
-    _, gs = gradient(loss, flossed)
-    check_gradient(lambda p: loss(p).item(), flossed, gs)
+    loss = lambda p, s=s, x=xInit: calc_flossing_loss(s, **p, xInit=x, Tp=25, nLE=4, sONS=3, Lwnt=-0.1)[0]
+    _, gs = value_and_gradient(loss, flossed, s, xInit)
+    check_gradient(loss, flossed, gs)
 
 
 def spectrum_of(J, Tp, nLE, b=None, x=None, dtype=np.float64):
+    """By torch, having seen that NumPy gives the same."""
     N = len(J)
     zeros = np.zeros(N, dtype)
-    return calc_lyapunov_spectrum(
-        np.zeros((Tp, 1, 1), dtype), None, np.zeros((N, 1), dtype), np.asarray(J, dtype), zeros if b is None else b,
-        (zeros if x is None else x)[:, None], Tp, nLE, 1,
-    ).numpy()  # fmt: skip
+    s, ws, J = np.zeros((Tp, 1, 1), dtype), np.zeros((N, 1), dtype), np.asarray(J, dtype)
+    arrays = s, ws, J, zeros if b is None else b, (zeros if x is None else x)[:, None]
+    of_arrays, of_tensors = (
+        calc_lyapunov_spectrum(s, None, *rest, Tp, nLE, 1) for s, *rest in (arrays, map(torch.as_tensor, arrays))
+    )
+    np.testing.assert_allclose(of_arrays, of_tensors, atol=1e-13 if dtype == np.float64 else 1e-6)
+    return of_tensors.numpy()
 
 
 def test_diagonal_linear_recurrence_has_the_exponents_log_abs_diagonal():
@@ -167,7 +181,7 @@ def test_orthogonal_coupling_in_the_linear_regime_has_exponents_zero():
 
 def test_the_sum_of_all_exponents_is_the_mean_log_determinant():
     ps, s, _ = random_network(N=5, T=60, B=1)
-    spectrum = calc_lyapunov_spectrum(s, None, ps["ws"], ps["J"], ps["b"], ps["xInit"], 60, 5, 1).numpy()
+    spectrum = calc_lyapunov_spectrum(s, None, ps["ws"], ps["J"], ps["b"], ps["xInit"], 60, 5, 1)
     x, log_determinants = ps["xInit"][:, 0], []
     for t in range(60):
         x = ps["J"] @ np.tanh(x) + ps["b"] + ps["ws"][:, 0] * s[t, 0, 0]
@@ -197,10 +211,11 @@ def test_too_short_a_simulation_averages_over_nothing():
 def test_qr_has_lapacks_signs_and_its_gradient_is_right(reference):
     recorded = reference("initial_qr")
     for key in [key[:-2] for key in recorded if key.endswith("_A")]:
-        Q, R = qr(torch.tensor(recorded[f"{key}_A"]))
-        # a few units in the last place of entries up to 1 and 11: Float32 Householder in another order
-        np.testing.assert_allclose(Q, recorded[f"{key}_Q"], atol=1e-6)
-        np.testing.assert_allclose(R, recorded[f"{key}_R"], atol=1e-5)
+        for convert in (torch.tensor, np.array):
+            Q, R = qr(convert(recorded[f"{key}_A"]))
+            # a few units in the last place of entries up to 1 and 11: Float32 Householder in another order
+            np.testing.assert_allclose(Q, recorded[f"{key}_Q"], atol=1e-6)
+            np.testing.assert_allclose(R, recorded[f"{key}_R"], atol=1e-5)
     A = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert torch.autograd.gradcheck(qr, A)
 
@@ -211,8 +226,9 @@ def test_initial_orthonormal_system_is_the_recorded_one(reference):
 
 
 def test_zygote_gradient_gives_zeros_for_an_array_that_is_not_used():
-    value, gs = gradient(lambda p: (p["a"] ** 2).sum(), {"a": np.array([1.0, 2.0]), "c": np.ones((2, 3))})
-    assert value == 5.0
+    loss_function = lambda p: ((p["a"] ** 2).sum(), "more")
+    value, more, gs = gradient(loss_function, {"a": np.array([1.0, 2.0]), "c": np.ones((2, 3))})
+    assert (value, more) == (5.0, "more")
     np.testing.assert_array_equal(gs["a"], [2.0, 4.0])
     np.testing.assert_array_equal(gs["c"], np.zeros((2, 3)))
 
