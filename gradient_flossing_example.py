@@ -15,7 +15,7 @@ from extras.check_parameters import Parameters, check_parameters, check_spectrum
 from extras.run import Run
 from gf_task05spatialXORShort import generate_input_output
 from julia_packages.backwards_linalg import qr
-from julia_packages.base import like, log, sech, tanh
+from julia_packages.base import like, log, sech_squared, tanh
 from julia_packages.flux import ADAMW, ClipNorm, DataLoader, Optimiser, logitbinarycrossentropy, sigmoid, update
 from julia_packages.linear_algebra import blas_threads
 from julia_packages.random import MersenneTwister, epoch_generator
@@ -111,9 +111,8 @@ def train_rnn_flossing(
 
 # ------------------------------------------------------------------ what are functions inside the original's trainer  # D17
 #
-# The default engine does not run the formulae below: extras/adjoints.py computes the same, and its gradients, by hand.
-# Whoever changes one changes both, or trains with engine="autograd", which differentiates what stands here.
-# NumPy computes them of arrays, torch of tensors.
+# By default extras/adjoints.py computes the formulae below, and their gradients, by hand: whoever changes one changes both,
+# or trains with engine="autograd", which runs and differentiates what stands here (in torch; given arrays, in NumPy).
 
 
 # ex.jl:11
@@ -136,8 +135,8 @@ def discarded_steps(Tp):
 
 # ex.jl:30
 def phid(x):
-    """Derivative of phi: sech(x)^2."""
-    return sech(x) ** 2
+    """Derivative of phi."""
+    return sech_squared(x)
 
 
 # ex.jl:31-35

@@ -12,7 +12,8 @@ import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from extras import adjoints
-from extras.adjoints import BLOCK_BYTES, CONDITION_LIMIT, FlossingAdjoint, TrainingAdjoint, next_length, sech_squared
+from extras.adjoints import BLOCK_BYTES, CONDITION_LIMIT, FlossingAdjoint, TrainingAdjoint, next_length
+from julia_packages.base import sech_squared
 from julia_packages.linear_algebra import SHARED_FLOPS, blas_threads
 from gradient_flossing_example import (
     README_CALL, flossing_gradient, initial_orthonormal_system, train_rnn_flossing, training_gradient,
