@@ -1,11 +1,16 @@
 """The functions of gradient_flossing_example.py against truths that do not come from the original."""
 
 import inspect
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from extras.record import load_record
+from gf_task05spatialXORShort import generate_input_output
 from gradient_flossing_example import (
     calc_flossing_loss,
     calc_loss_binary_crossentropy,
@@ -23,7 +28,7 @@ from gradient_flossing_example import (
 from julia_packages.backwards_linalg import qr
 from julia_packages.random import MersenneTwister
 from julia_packages.zygote import gradient
-from tests.conftest import short_call
+from tests.conftest import ROOT, short_call
 
 ORIGINAL_ORDER = (
     "N E Ef Ei Ep Ni B S T Tp Ti sIC sIn sNet sONS lr b1 b2 IC g gbar I1 delay wsS wsM wrS wrM bS bM nLE task intype Lwnt"
@@ -290,3 +295,63 @@ def test_several_input_channels_are_differentiated_by_torch_and_refused_by_name_
                 call("adjoint")
         else:
             np.testing.assert_allclose(call("adjoint")[2]["ws"], gradients["ws"], rtol=0, atol=1e-4 * np.abs(gradients["ws"]).max())
+
+
+CHANGES = {  # of the README's section "Change the model": relu for tanh, squares for the cross-entropy
+    "phi = tanh": "phi = lambda x: x.clip(0)",
+    "return sech_squared(x)": "return 1.0 * (x > 0)",
+    "loss = loss + logitbinarycrossentropy(r, rtarg[ti - 1], agg=lambda losses: losses.sum())":
+        "loss = loss + ((r - rtarg[ti - 1]) ** 2).sum()",
+    "accuracy += ((sigmoid(r) >= 0.5) == rtarg[ti - 1]).sum().item()":
+        "accuracy += ((r >= 0.5) == rtarg[ti - 1]).sum().item()",
+}  # fmt: skip
+
+
+def test_a_changed_model_is_trained_by_autograd(tmp_path):
+    """Lines of a copy; the first loss, accuracy and spectrum as NumPy computes them of the new formulae in Float64."""
+    copy = shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "out", "*.png"))
+    source = (copy / "gradient_flossing_example.py").read_text()
+    for old, new in CHANGES.items():
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    (copy / "gradient_flossing_example.py").write_text(source)
+    call = short_call(E=3, Ep=1, Ni=0, nLE=3)
+    options = [f"--{parameter}={value}" for parameter, value in call.items()]
+    command = [sys.executable, "gradient_flossing_example.py", "--engine", "autograd", "--quiet", *options]
+    subprocess.run(command, cwd=copy, check=True)
+    record = load_record(copy / "out" / "record.npz")
+
+    T, B, delay = call["T"], call["B"], call["delay"]
+    advance = lambda ps, x, s: ps["J"] @ np.maximum(x, 0) + ps["b"][:, None] + ps["ws"] * s
+    s, y = generate_input_output(B, T, call["E"] + 1, 1, 1.0, delay, -1)
+    order = MersenneTwister(1).shuffled_indices(B)
+    ps = {key: x.astype(float) for key, x in record.first_training_parameters.items()}
+    x, losses, hits = ps["xInit"], [], []
+    for t in range(T):
+        x = advance(ps, x, s[t, 0, order])
+        r = ps["wr"] @ x + ps["offset"]
+        losses.append((r - y[t, 0, order]) ** 2)
+        hits.append((r >= 0.5) == y[t, 0, order])
+    first = 2 * delay - 1
+    assert record.loss[0] == pytest.approx(np.mean(losses[first:]), rel=1e-4)
+    assert record.accuracy[0] == pytest.approx(np.mean(hits[first:]), abs=1e-12)
+
+    ps = {key: x.astype(float) for key, x in record.initial.items()}
+    s, _ = generate_input_output(1, call["Ti"], call["E"] + 2, 1, 1.0, delay, -1)
+    x, Q, log_R = ps["xInit"][:, :1], initial_orthonormal_system(1, 16, 3).astype(float), []
+    for t in range(call["Tp"]):
+        x = advance(ps, x, s[t, 0, 0])
+        Q, R = np.linalg.qr((x > 0) * ps["J"] @ Q)
+        log_R.append(np.log(np.abs(np.diagonal(R))))
+    np.testing.assert_allclose(record.lyapunov_spectrum[0], np.mean(log_R[10 + 3 :], axis=0), atol=1e-4)
+
+
+def test_the_default_engine_imports_no_torch():
+    """Nor do its diagnostics: torch takes seconds to import."""
+    program = (
+        "import sys; from gradient_flossing_example import *; from tests.conftest import short_call\n"
+        "from extras.lyapunov import Diagnostics\n"
+        "train_rnn_flossing(**short_call(), progress=False, diagnostics=Diagnostics(True, (1,), (5,)))\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
