@@ -244,6 +244,20 @@ def test_relax_ic_starts_from_the_drawn_state():
     np.testing.assert_array_equal(relax_ic(4, 1, J, b, 2), np.stack([b, b], axis=1))
 
 
+def test_given_arrays_are_taken_and_stay_as_they_are():
+    """Training changes copies; the initial state relaxes in the network that was given."""
+    call, rng = short_call(), np.random.default_rng(0)
+    shapes = dict(ws=(16, 1), J=(16, 16), wr=(1, 16), b=(16,), offset=(1,))
+    given = {name: (rng.normal(size=shape) / 4).astype(np.float32) for name, shape in shapes.items()}
+    before = {name: x.copy() for name, x in given.items()}
+    record = train_rnn_flossing(**call, progress=False, initial=given)
+    for name in given:
+        np.testing.assert_array_equal(given[name], before[name])
+        np.testing.assert_array_equal(record.initial[name], before[name])
+    relaxed = relax_ic(call["sIC"], 100, given["J"], given["b"], call["B"])
+    np.testing.assert_array_equal(record.initial["xInit"], relaxed)
+
+
 @pytest.mark.parametrize("engine", ["adjoint", "autograd"])
 def test_engines_leave_the_parameters_alone(engine):
     ps, s, y = random_network(N=8, T=30, dtype=np.float32)
