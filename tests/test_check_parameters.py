@@ -37,6 +37,7 @@ BAD_COMBINATIONS = [  # what is changed in the README call, and the parameter th
     (dict(sIC=-1), "sIC"), (dict(sNet=-1), "sNet"), (dict(sONS=-1), "sONS"), (dict(sIn=0), "sIn"),
     (dict(sIn=-1), "sIn"), (dict(sIn=-2, Ep=700), "sIn"), (dict(sIn=-2, Ef=300, Ei=302, Ni=1), "sIn"),
     (dict(sIn=2**63), "sIn"), (dict(sIn=-(2**63) - 1), "sIn"), (dict(sIn=2**60), "sIn"), (dict(sIn=2**128), "sIn"),
+    (dict(E=1, sIn=2**63 - 51), "sIn"), (dict(E=0, Ep=0, Ei=0, sIn=2**63), "sIn"),
     (dict(lr=0.0), "lr"), (dict(lr=-0.001), "lr"), (dict(lr=1e-50), "lr"), (dict(lr=-0.0), "lr"),
     (dict(b1=1.0), "b1"), (dict(b1=-0.1), "b1"), (dict(b2=1.0), "b2"), (dict(b2=1.5), "b2"), (dict(b2=-1e-9), "b2"),
     (dict(IC=0), "IC"), (dict(IC=2), "IC"), (dict(IC=4), "IC"), (dict(IC=-1), "IC"),
@@ -91,6 +92,7 @@ GOOD = [
     dict(Ep=0, Ei=0, Tp=12), dict(Tp=13), dict(Ti=55), dict(Ep=0, Ef=1, E=1, Tp=12),
     dict(sIn=-2), dict(sIn=-2, Ep=600), dict(sIn=-2, Ef=300, Ei=301, Ni=1), dict(sIC=0, sNet=0, sONS=0),
     dict(sNet=2**200), dict(task=0, delay=0), dict(task=1), dict(task=5, T=21), dict(task=-4, T=161), dict(T=21),
+    dict(E=1, sIn=2**63 - 52), dict(E=1, sIn=-(2**63) + 52), dict(intype=-(2**63)), dict(intype=2**63 - 1),
     dict(b1=0.0, b2=0.0), dict(g=-1.0), dict(g=0.0), dict(wsS=2.4e37), dict(g=2.6e36), dict(nLE=80), dict(nLE=1, N=1),
 ]  # fmt: skip
 

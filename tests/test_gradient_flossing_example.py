@@ -12,6 +12,9 @@ import torch
 from extras.record import load_record
 from gf_task05spatialXORShort import generate_input_output
 from gradient_flossing_example import (
+    LONG_README_CALL,
+    README_CALL,
+    Parameters,
     calc_flossing_loss,
     calc_loss_binary_crossentropy,
     calc_lyapunov_spectrum,
@@ -40,6 +43,13 @@ def test_signature_is_the_originals():
     assert [p.name for p in parameters[:33]] == ORIGINAL_ORDER
     assert all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters[:33])
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[33:])
+
+
+def test_the_calls_of_the_readme_are_the_originals(arguments):
+    """That of earlier commits as it was recorded, and the longer one that it has now."""
+    assert README_CALL == Parameters(**arguments("readme_seed1"))
+    longer = {name: value for name, value in LONG_README_CALL._asdict().items() if value != getattr(README_CALL, name)}
+    assert longer == dict(E=3001, Ef=100, Ei=500, Ep=500)
 
 
 def test_positional_and_named_arguments_give_the_same_run():
