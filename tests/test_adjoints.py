@@ -482,6 +482,12 @@ assert threads() == before and set(before) == {2}, (threads(), before)
 """
 
 
+def test_torch_may_be_half_imported_by_another_thread(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", type(sys)("torch"))
+    with blas_threads(80):
+        assert set(threads()) == {1}
+
+
 def test_four_runs_at_a_time_leave_the_setting_as_it_was():
     """A process of its own: here the setting would belong to the tests' thread."""
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
