@@ -110,6 +110,14 @@ def test_loss_and_accuracy_by_a_second_route(library):
     assert get_accuracy(**arguments) == pytest.approx(np.mean(hits), rel=1e-12)
 
 
+def test_a_second_readout_that_says_the_same_changes_neither_loss_nor_accuracy():
+    ps, s, y = random_network()
+    twice = ps | {"wr": np.tile(ps["wr"], (2, 1))}
+    for formula in (calc_loss_binary_crossentropy, get_accuracy):
+        once = formula(s, y, **ps, firstlossidx=4)
+        assert formula(s, np.tile(y, (1, 2, 1)), **twice, firstlossidx=4) == pytest.approx(once, rel=1e-14)
+
+
 def test_the_quirk_of_a_delay_of_zero_divides_by_one_step_too_many():
     """firstlossidx 0 scores T steps and divides by T + 1, as the original does."""
     ps, s, y = random_network()
