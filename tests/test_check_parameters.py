@@ -93,13 +93,31 @@ GOOD = [
     dict(sIn=-2), dict(sIn=-2, Ep=600), dict(sIn=-2, Ef=300, Ei=301, Ni=1), dict(sIC=0, sNet=0, sONS=0),
     dict(sNet=2**200), dict(task=0, delay=0), dict(task=1), dict(task=5, T=21), dict(task=-4, T=161), dict(T=21),
     dict(E=1, sIn=2**63 - 52), dict(E=1, sIn=-(2**63) + 52), dict(intype=-(2**63)), dict(intype=2**63 - 1),
-    dict(b1=0.0, b2=0.0), dict(g=-1.0), dict(g=0.0), dict(wsS=2.4e37), dict(g=2.6e36), dict(nLE=80), dict(nLE=1, N=1),
+    dict(b1=0.0, b2=0.0), dict(g=-1.0), dict(g=0.0), dict(wsS=2.4e37), dict(g=2.6e36), dict(gbar=3e38),
+    dict(wsM=3e38, wsS=1e36), dict(wrM=3e38, wrS=1e36), dict(bM=3e38, bS=1e36), dict(bS=2.4e37), dict(nLE=80), dict(nLE=1, N=1),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", GOOD, ids=str)
 def test_what_the_original_can_do_is_accepted(change):
     assert check(change) == README_CALL._replace(**change)
+
+
+# bytes: 40 N^2, 15,616 T, 93,000 Tp, 16 Ti, 64 E, 348 a flossing step
+@pytest.mark.parametrize(("name", "fits", "too_large", "rest"), [
+    ("N", 29_200, 29_400, dict(B=1, T=21, nLE=0)), ("T", 2_190_000, 2_210_000, {}),
+    ("Tp", 365_000, 372_000, dict(Ti=10**6)), ("Ti", 2_100_000_000, 2_150_000_000, {}), ("E", 530_000_000, 540_000_000, dict(Ep=0, Ni=0)),
+])  # fmt: skip
+def test_the_largest_run_that_fits_into_32_gib(name, fits, too_large, rest, nothing_may_start):
+    check(rest | {name: fits})
+    with pytest.raises(ValueError, match=f"^{name} = {too_large}: the run would need .* this machine has 32.0 GiB"):
+        check(rest | {name: too_large})
+
+
+def test_the_rows_of_flossing_steps_take_memory_too(nothing_may_start):
+    check(dict(Ep=98_000_000))
+    with pytest.raises(ValueError, match="^E = 301: the run would need"):
+        check(dict(Ep=100_000_000))
 
 
 def test_numpy_scalars_become_plain_numbers_in_order():
@@ -143,6 +161,8 @@ def test_zero_input_seeds_are_found_as_by_going_through_the_loops(sIn, Ef, Ni, E
 
 def test_parameter_table_has_the_order_of_the_signature():
     assert list(inspect.signature(train_rnn_flossing).parameters)[:33] == list(PARAMETERS)
+    assert {p.kind for p in PARAMETERS.values()} == {int, float}
+    assert {p.group for p in PARAMETERS.values()} == {"network", "training", "flossing", "task", "seeds"}
 
 
 @pytest.mark.parametrize(

@@ -341,7 +341,8 @@ CHANGES = {  # of the README's section "Change the model": relu for tanh, square
 
 def test_a_changed_model_is_trained_by_autograd(tmp_path):
     """Lines of a copy; the first loss, accuracy and spectrum as NumPy computes them of the new formulae in Float64."""
-    copy = shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".*", "__pycache__", "tests", "out", "*.png"))
+    copy, ignored = tmp_path / "copy", shutil.ignore_patterns(".*", "__pycache__", "tests", "out", "*.png")
+    shutil.copytree(ROOT, copy, ignore=ignored)
     source = (copy / "gradient_flossing_example.py").read_text()
     for old, new in CHANGES.items():
         assert source.count(old) == 1

@@ -1,10 +1,12 @@
 """Long-term Jacobian and diagnostics: against known singular values, multi-precision, differences and recordings."""
 
+import os
+
 import numpy as np
 import pytest
 
 from extras.lyapunov import (
-    Diagnostics, jacobi_log_singular_values, log_condition_number, log_gradient_norm, log_singular_values,
+    Diagnostics, check_diagnostics, jacobi_log_singular_values, log_condition_number, log_gradient_norm, log_singular_values,
     long_term_diagnostics, lyapunov_spectrum, step_jacobians, trajectory,
 )  # fmt: skip
 from gradient_flossing_example import (
@@ -216,6 +218,16 @@ def test_the_spectrum_takes_as_many_steps_as_flossing_does(record):
     all_of_them = long_term_diagnostics(p | {"nLE": 0}, ps)["lyapunov_spectrum"]
     assert all_of_them.shape == (16,)
     np.testing.assert_allclose(all_of_them[:10], long_term_diagnostics(p | {"nLE": 16}, ps)["lyapunov_spectrum"][:10])
+
+
+def test_the_longest_horizon_that_fits_into_32_gib(monkeypatch):
+    """16 bytes for each entry of each Jacobian, here of 16 neurons: with what they are made of."""
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**23}.get)
+    fits, too_long = (Diagnostics(epochs=(6,), horizons=(5, steps)) for steps in (8_300_000, 8_500_000))
+    assert check_diagnostics(fits, short_call()) is fits
+    with pytest.raises(ValueError, match="horizons.*8500000.*GiB"):
+        check_diagnostics(too_long, short_call())
+    check_diagnostics(Diagnostics(horizons=(10**9,)), short_call())  # not asked for at any epoch
 
 
 def test_no_diagnostics_unless_asked_for():
