@@ -222,7 +222,7 @@ def test_the_spectrum_takes_as_many_steps_as_flossing_does(record):
 
 def test_the_longest_horizon_that_fits_into_32_gib(monkeypatch):
     """16 bytes for each entry of each Jacobian, here of 16 neurons: with what they are made of."""
-    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**23}.get)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**23}.get, raising=False)
     fits, too_long = (Diagnostics(epochs=(6,), horizons=(5, steps)) for steps in (8_300_000, 8_500_000))
     assert check_diagnostics(fits, short_call()) is fits
     with pytest.raises(ValueError, match="horizons.*8500000.*GiB"):
