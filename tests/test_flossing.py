@@ -223,7 +223,7 @@ def test_the_spectrum_of_the_port_is_that_of_an_nn_rnn(seed):
     rng = np.random.default_rng(seed)
     ws, J, b = rng.normal(size=(N, 1)), rng.normal(size=(N, N)) / math.sqrt(N), 0.1 * rng.random(N)
     xInit, s = rng.normal(size=(N, 1)), rng.integers(0, 2, (Tp, 1, 1)).astype(float)
-    by_port = calc_lyapunov_spectrum(s, None, ws, J, b, xInit, Tp, nLE, seed)
+    by_port = torch.as_tensor(calc_lyapunov_spectrum(s, None, ws, J, b, xInit, Tp, nLE, seed))
     network = nn.RNN(1, N, dtype=torch.float64)
     with torch.no_grad():
         for parameter, value in zip(network.parameters(), (ws, J, b, 0 * b)):
