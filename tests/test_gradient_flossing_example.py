@@ -183,6 +183,7 @@ def test_diagonal_linear_recurrence_has_the_exponents_log_abs_diagonal():
     diagonal = np.array([0.3, -0.9, 0.5, 0.1, 0.7])
     spectrum = spectrum_of(np.diag(diagonal), Tp=2000, nLE=5)
     np.testing.assert_allclose(spectrum, np.sort(np.log(np.abs(diagonal)))[::-1], atol=1e-12)
+    np.testing.assert_allclose(spectrum_of(np.diag(diagonal), Tp=2000, nLE=1), np.log([0.9]), atol=1e-12)
 
 
 def test_saturated_diagonal_network_has_the_exponents_of_its_fixed_points():
