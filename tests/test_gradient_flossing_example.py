@@ -118,6 +118,19 @@ def test_a_second_readout_that_says_the_same_changes_neither_loss_nor_accuracy()
         assert formula(s, np.tile(y, (1, 2, 1)), **twice, firstlossidx=4) == pytest.approx(once, rel=1e-14)
 
 
+def test_two_input_channels_that_say_the_same_are_averaged():
+    ps, s, y = random_network(T=30)
+    channels, twice = np.tile(s, (1, 2, 1)), ps | {"ws": np.tile(ps["ws"], (1, 2))}
+    for formula in (calc_loss_binary_crossentropy, get_accuracy):
+        once = formula(s, y, **ps, firstlossidx=4)
+        assert formula(channels, y, **twice, firstlossidx=4) == pytest.approx(once, rel=1e-14)
+    once, of_two = (
+        calc_lyapunov_spectrum(s, None, p["ws"], p["J"], p["b"], p["xInit"], 25, 4, 1)
+        for s, p in ((s, ps), (channels, twice))
+    )
+    np.testing.assert_allclose(of_two, once, rtol=1e-12)
+
+
 def test_the_quirk_of_a_delay_of_zero_divides_by_one_step_too_many():
     """firstlossidx 0 scores T steps and divides by T + 1, as the original does."""
     ps, s, y = random_network()
