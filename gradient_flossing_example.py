@@ -38,8 +38,8 @@ def train_rnn_flossing(
     diagnostics: extras.lyapunov.Diagnostics, what else to compute; none of it changes a number of the run.
 
     Ctrl-C gives the record of the run so far, with record.interrupted set. ValueError, before anything is printed, for
-    arguments that will not do; NonFiniteError, with the record so far, if a number becomes infinite or NaN;
-    CheckpointError if the checkpoint cannot be written, is damaged or that of another run.
+    arguments with which no run is possible; NonFiniteError, with the record so far, if a number becomes infinite or NaN;
+    CheckpointError if the checkpoint cannot be written, is damaged, or belongs to another run.
     """
     # ex.jl:17-18  # D1
     (N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
@@ -71,7 +71,7 @@ def train_rnn_flossing(
     opt = Optimiser(ClipNorm(0.03), ADAMW(lr, (b1, b2), decay))
     optFlossing = ADAMW(lr, (b1, b2), decay)
     psFlossing = {name: ps[name] for name in ("ws", "J", "b")}
-    gradient = {  # of each loss, by the engine
+    gradient = {  # of each loss, as the engine takes it
         calc_loss_binary_crossentropy: training_engine(engine, N, T, B, firstlossidx),
         calc_flossing_loss: flossing_engine(engine, N, Tp, nLE, sONS, Lwnt),
     }
@@ -180,7 +180,7 @@ def get_accuracy(s, rtarg, ws, J, wr, b, offset, xInit, firstlossidx):
 def train_with_accuracy(gradient, ps, data, opt, run):
     """One gradient step on every batch of data: ps changes in place; loss, accuracy and gradients go to the run.
 
-    gradient: dict of a loss function -> what takes its gradient, see training_engine.
+    gradient: dict from a loss function to the function that takes its gradient, by either engine.
     The original takes singular values here and drops them; here they are among the diagnostics (D6).
     """
     for s, rtarg in data:
@@ -267,7 +267,7 @@ def flossing_engine(engine, N, Tp, nLE, sONS, Lwnt):
 
 
 def autograd(take_gradient, **settings):
-    """take_gradient with torch's gradient; imported here, as torch takes seconds and the default engine does without."""
+    """take_gradient by torch's gradient. Torch is imported here only: it takes seconds, the default engine does without."""
     from julia_packages.zygote import gradient
 
     return partial(take_gradient, gradient, **settings)

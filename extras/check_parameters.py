@@ -140,7 +140,7 @@ def check_averaged(p):
 
 
 def check_spectrum_call(s, J, Tp, nLE):
-    """ValueError if no spectrum of nLE exponents over Tp steps can be had of the input s (T, S, 1) and J (N, N)."""
+    """ValueError unless the input s (T, S, 1) and J (N, N) have a spectrum of nLE exponents over Tp steps."""
     p = {"N": len(J), "Ti": len(s), "Tp": check_integer("Tp", Tp, 1), "nLE": check_integer("nLE", nLE, 1)}
     check_spectrum(p)
 

@@ -19,7 +19,7 @@ from scipy.linalg import svdvals
 from extras.check_parameters import check_averaged, check_flag, memory_lack, trainer
 from julia_packages.checks import check_integer, shown
 
-JACOBI_TOLERANCE = 1e-8  # a sweep of rotations that meets no larger cosine leaves none above its square: rounding
+JACOBI_TOLERANCE = 1e-8  # cosine between two rows; a sweep that meets none above it leaves its square, rounding error
 JACOBI_SWEEPS = 60
 
 
@@ -164,7 +164,7 @@ def check_diagnostics(diagnostics, p):
 
 
 def normalised(log_scale, rows):
-    """The same diag(exp(log_scale)) rows, with rows of norm 1, or 0."""
+    """The same matrix diag(exp(log_scale)) rows with rows of norm 1; a row of zeros stays one."""
     norm = np.linalg.norm(rows, axis=1)
     return finite(log_scale + log_abs(norm)), rows / np.where(norm > 0, norm, 1)[:, None]
 
