@@ -10,10 +10,13 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from extras.check_parameters import Parameters, check_parameters, check_spectrum_call, nStepTransient
+from extras.adjoints import FlossingAdjoint, TrainingAdjoint
+from extras.check_parameters import Parameters, check_parameters, check_spectrum_call
 from extras.run import Run
 from gf_task05spatialXORShort import generate_input_output
-from julia_packages.flux import ADAMW, ClipNorm, DataLoader, Optimiser, logitbinarycrossentropy, update
+from julia_packages.backwards_linalg import qr
+from julia_packages.base import like, log, sech_squared, tanh
+from julia_packages.flux import ADAMW, ClipNorm, DataLoader, Optimiser, logitbinarycrossentropy, sigmoid, update
 from julia_packages.linear_algebra import blas_threads
 from julia_packages.random import MersenneTwister, epoch_generator
 
@@ -35,18 +38,17 @@ def train_rnn_flossing(
     diagnostics: extras.lyapunov.Diagnostics, what else to compute; none of it changes a number of the run.
 
     Ctrl-C gives the record of the run so far, with record.interrupted set. ValueError, before anything is printed, for
-    arguments that will not do; NonFiniteError, with the record so far, if a number becomes infinite or NaN;
-    CheckpointError if the checkpoint cannot be written, is damaged or that of another run.
+    arguments with which no run is possible; NonFiniteError, with the record so far, if a number becomes infinite or NaN;
+    CheckpointError if the checkpoint cannot be written, is damaged, or belongs to another run.
     """
+    # ex.jl:17-18  # D1
     (N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
-     wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt) = parameters = check_parameters(Parameters(
-        N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
-        wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt))  # ex.jl:17-18  # D1  # fmt: skip
+     wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt) = parameters = check_parameters(locals())  # fmt: skip
     run = Run(parameters, engine, progress, initial, checkpoint, checkpoint_every, diagnostics)
     firstlossidx = first_loss_index(delay, task)
     # ex.jl:19-20  Julia's literals are Float32 (0.001f0), Python's are not: rounded here  # D2
     decay = 0  # no weight decay  # D15
-    lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt = (np.float32(v) for v in (lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt))
+    lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt = map(np.float32, (lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt))
     # ex.jl:39
     run.print(f"T:{T}")
     # ex.jl:41 draws a batch that nothing reads  # D3
@@ -62,15 +64,17 @@ def train_rnn_flossing(
     if IC == 1:  # Gaussian recurrent coupling
         J = J + np.float32(gbar / N)
     else:  # IC == 3: orthogonal recurrent coupling  # D25
-        J = np.float32(g) * np.linalg.qr(J)[0]  # D18
+        J = np.float32(g) * qr(J)[0]  # D18
     # ex.jl:162-167  ps, psFlossing: trained and flossed parameters, the same arrays, updated in place
     ps = dict(ws=ws, J=J, wr=wr, b=b, offset=offset) | run.initial
     ps.setdefault("xInit", relax_ic(sIC, 100, ps["J"], ps["b"], B))  # (N, B)  # D13
     opt = Optimiser(ClipNorm(0.03), ADAMW(lr, (b1, b2), decay))
     optFlossing = ADAMW(lr, (b1, b2), decay)
     psFlossing = {name: ps[name] for name in ("ws", "J", "b")}
-    training_gradient = training_engine(engine, N, T, B, firstlossidx)
-    flossing_gradient = flossing_engine(engine, N, Tp, nLE, sONS, Lwnt)
+    gradient = {  # of each loss, as the engine takes it
+        calc_loss_binary_crossentropy: training_engine(engine, N, T, B, firstlossidx),
+        calc_flossing_loss: flossing_engine(engine, N, Tp, nLE, sONS, Lwnt),
+    }
 
     # ex.jl:171-173
     startWithPreflossing = Ep > 0
@@ -93,7 +97,7 @@ def train_rnn_flossing(
                 for i in run.flossing_steps(NumberOfFlossingEpochs):
                     if nLE > 0:
                         s, rtarg = generate_input_output(1, Ti, E * sIn + ei + i, S, I1, delay, task)  # D12
-                        train_ls_append(flossing_gradient, psFlossing, ps["xInit"], s, optFlossing, run)
+                        train_ls_append(gradient, psFlossing, ps["xInit"], s, optFlossing, run)
             ###################################
             # THIS IS THE USUAL TRAINING LOOP #
             ###################################
@@ -101,23 +105,38 @@ def train_rnn_flossing(
             rng = epoch_generator(ei)  # D24
             s, rtarg = generate_input_output(B, T, E * sIn + ei, S, I1, delay, task)  # D24
             data = DataLoader((s, rtarg), batchsize=B, shuffle=True, rng=rng)
-            train_with_accuracy(training_gradient, ps, data, opt, run)
+            train_with_accuracy(gradient, ps, data, opt, run)
     return run.record()
 
 
-# ex.jl:12-16; from here on what are functions inside the original's trainer  # D17
+# ------------------------------------------------------------------ what are functions inside the original's trainer  # D17
+#
+# By default extras/adjoints.py computes the formulae below, and their gradients, by hand: whoever changes one changes both,
+# or trains with engine="autograd", which runs and differentiates what stands here (in torch; given arrays, in NumPy).
+
+
+# ex.jl:11
+phi = tanh
+
+
+# ex.jl:12-16
 def first_loss_index(delay, task):
     """First scored time step, counted from 1: 2*delay if task > 0, else delay * 2^|task| (D5)."""
     return int(2 * delay) if task > 0 else int(delay * 2 ** abs(task))
 
 
-# ex.jl:30  # D8
-def phid(x):
-    """Derivative of phi = tanh: sech(x)^2 of a tensor x, clamped where cosh overflows (beyond 88 in Float32)."""
-    import torch
+# ex.jl:26, 28-29
+def discarded_steps(Tp):
+    """Steps of a spectrum over Tp steps that are not averaged: of 55 steps the first 10 + 6."""
+    nStepTransient = 10  # until the network has forgotten its initial state
+    nStepTransientONS = -(-Tp // 10)  # ceil(Tp / 10): until the orthonormal system follows the network
+    return nStepTransient + nStepTransientONS
 
-    limit = np.log(torch.finfo(x.dtype).max)
-    return (1 / x.clamp(-limit, limit).cosh()) ** 2
+
+# ex.jl:30
+def phid(x):
+    """Derivative of phi."""
+    return sech_squared(x)
 
 
 # ex.jl:31-35
@@ -128,17 +147,15 @@ def get_d(x, J):
 
 # ex.jl:63-74
 def calc_loss_binary_crossentropy(s, rtarg, ws, J, wr, b, offset, xInit, firstlossidx):
-    """Mean binary cross-entropy of the readout over the steps t >= firstlossidx (1-based) and trials.
+    """Mean binary cross-entropy of the readout over the steps t >= firstlossidx (1-based) and trials, a scalar.
 
-    s (T, S, B), rtarg (T, 1, B), ws (N, S), J (N, N), wr (1, N), b (N,), offset (1,), xInit (N, B): torch
-    tensors or arrays. Returns a scalar tensor.
+    s (T, S, B), rtarg (T, 1, B), ws (N, S), J (N, N), wr (1, N), b (N,), offset (1,), xInit (N, B).
     """
-    s, rtarg, ws, J, wr, b, offset, xInit = as_tensors(s, rtarg, ws, J, wr, b, offset, xInit)
     T, S, B = s.shape
     loss = 0
     x = xInit
     for ti in range(1, T + 1):
-        x = J @ x.tanh() + b[:, None] + ws @ s[ti - 1] / S
+        x = J @ phi(x) + b[:, None] + ws @ s[ti - 1] / S
         if ti >= firstlossidx:
             r = wr @ x + offset
             loss = loss + logitbinarycrossentropy(r, rtarg[ti - 1], agg=lambda losses: losses.sum())
@@ -148,64 +165,68 @@ def calc_loss_binary_crossentropy(s, rtarg, ws, J, wr, b, offset, xInit, firstlo
 # ex.jl:76-87
 def get_accuracy(s, rtarg, ws, J, wr, b, offset, xInit, firstlossidx):
     """Share of scored steps and trials with (sigmoid(r) >= 0.5) == target, a float; arguments as for the loss."""
-    s, rtarg, ws, J, wr, b, offset, xInit = as_tensors(s, rtarg, ws, J, wr, b, offset, xInit)
     T, S, B = s.shape
     accuracy = 0
     x = xInit
     for ti in range(1, T + 1):
-        x = J @ x.tanh() + b[:, None] + ws @ s[ti - 1] / S
+        x = J @ phi(x) + b[:, None] + ws @ s[ti - 1] / S
         if ti >= firstlossidx:
             r = wr @ x + offset
-            accuracy += ((r.sigmoid() >= 0.5) == rtarg[ti - 1]).sum().item()
+            accuracy += ((sigmoid(r) >= 0.5) == rtarg[ti - 1]).sum().item()
     return accuracy / B / (T - firstlossidx + 1) / wr.shape[0]  # D10
 
 
 # ex.jl:89-98, 101-102
-def train_with_accuracy(training_gradient, ps, data, opt, run):
-    """One gradient step on every batch of data: ps changes in place, loss, accuracy and gradients go to the run.
+def train_with_accuracy(gradient, ps, data, opt, run):
+    """One gradient step on every batch of data: ps changes in place; loss, accuracy and gradients go to the run.
 
+    gradient: dict from a loss function to the function that takes its gradient, by either engine.
     The original takes singular values here and drops them; here they are among the diagnostics (D6).
     """
     for s, rtarg in data:
-        training_loss, accuracyNow, gs = training_gradient(s, rtarg, ps)
+        training_loss, accuracyNow, gs = gradient[calc_loss_binary_crossentropy](s, rtarg, ps)  # D9
         gs = {name: g.astype(np.float64) for name, g in gs.items()}  # Zygote accumulates these in Float64  # D16
         run.training_step(training_loss, accuracyNow, gs)
         update(opt, ps, gs)  # D11
         run.training_update(gs)  # ex.jl:99-100: after update!, gs holds the ADAM steps  # D6
 
 
-# ex.jl:104-116
-def train_ls_append(flossing_gradient, psFlossing, xInit, s, opt, run):
+# ex.jl:110-111
+def calc_flossing_loss(s, ws, J, b, xInit, Tp, nLE, sONS, Lwnt):
+    """Mean squared distance of the Lyapunov exponents from Lwnt, a scalar, and the exponents ls (nLE,)."""
+    ls = calc_lyapunov_spectrum(s, None, ws, J, b, xInit, Tp, nLE, sONS)
+    return ((ls - float(Lwnt)) ** 2).mean(), ls
+
+
+# ex.jl:104-109, 112-116
+def train_ls_append(gradient, psFlossing, xInit, s, opt, run):
     """One flossing step: psFlossing changes in place; loss, spectrum and gradients go to the run."""
-    training_loss, ls, gs = flossing_gradient(s, psFlossing, xInit)
+    training_loss, ls, gs = gradient[calc_flossing_loss](s, psFlossing, xInit)  # D9
     run.flossing_step(training_loss, ls, gs)
     update(opt, psFlossing, gs)  # D11
 
 
 # ex.jl:120-123, 127-150
 def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
-    """First nLE Lyapunov exponents, 1/step, of the network driven by s over Tp steps (paper, section 3).
+    """First nLE Lyapunov exponents (nLE,), 1/step, of the network driven by s over Tp steps (paper, section 3).
 
     s (>= Tp, S, 1), rtarg is not used, ws (N, S), J (N, N), b (N,), xInit (N, B), of which column 1 is the initial
-    state; sONS: seed of the initial orthonormal system. Tensors or arrays. Returns a tensor (nLE,).
-    The first nStepTransient + ceil(Tp/10) steps are not averaged. ValueError if that leaves none, or nLE > N.
+    state; sONS: seed of the initial orthonormal system.
+    The first discarded_steps(Tp) are not averaged. ValueError if that leaves none, or nLE > N.
     """
-    from julia_packages.backwards_linalg import qr
-
     check_spectrum_call(s, J, Tp, nLE)  # D1
-    s, ws, J, b, x = as_tensors(s, ws, J, b, xInit[:, 0])
     N, S = ws.shape
-    nStepTransientONS = -(-Tp // 10)  # ex.jl:28-29: ceil(Tp / 10), steps during transient of ONS
+    x = xInit[:, 0]
     tsim = 0
     LS = 0  # initialize Lyapunov spectrum
-    Q = as_tensors(initial_orthonormal_system(sONS, N, nLE).copy())[0].to(J.dtype)
+    Q = like(J, initial_orthonormal_system(sONS, N, nLE))
     for n in range(1, Tp + 1):
-        x = J @ x.tanh() + b + ws @ s[n - 1, :, 0] / S
+        x = J @ phi(x) + b + ws @ s[n - 1, :, 0] / S
         D = get_d(x, J)
         Q = D @ Q
         Q, R = qr(Q)
-        if n > nStepTransient + nStepTransientONS:
-            LS = LS + R.diagonal().abs().log()
+        if n > discarded_steps(Tp):
+            LS = LS + log(abs(R.diagonal()))
             tsim += 1
     return LS / tsim
 
@@ -214,7 +235,7 @@ def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
 @lru_cache(maxsize=4)
 def initial_orthonormal_system(sONS, N, nLE):
     """Q (N, nLE) of the QR of a Gaussian matrix drawn with seed sONS; the same at every flossing step (D7)."""
-    Q = np.linalg.qr(MersenneTwister(sONS).randn_float32(N, nLE))[0]
+    Q, _ = qr(MersenneTwister(sONS).randn_float32(N, nLE))
     Q.setflags(write=False)
     return Q
 
@@ -224,7 +245,7 @@ def relax_ic(sIC, steps, J, b, B):
     """Initial state (N, B): Gaussian, drawn with seed sIC, after `steps` steps of the network without input."""
     x = MersenneTwister(sIC).randn_float32(len(b), B)
     for _ in range(steps):
-        x = J @ np.tanh(x) + b[:, None]
+        x = J @ phi(x) + b[:, None]
     return x
 
 
@@ -234,42 +255,39 @@ def relax_ic(sIC, steps, J, b, B):
 def training_engine(engine, N, T, B, firstlossidx):
     """Function (s, rtarg, ps) -> (loss, accuracy, gradients) of one training step; engine "adjoint" or "autograd"."""
     if engine == "autograd":
-        return partial(training_gradient_autograd, firstlossidx=firstlossidx)
-    from extras.adjoints import TrainingAdjoint
-
+        return autograd(training_gradient_autograd, firstlossidx=firstlossidx)
     return TrainingAdjoint(N, T, B, firstlossidx)
 
 
 def flossing_engine(engine, N, Tp, nLE, sONS, Lwnt):
     """Function (s, psFlossing, xInit) -> (loss, spectrum, gradients) of one flossing step."""
     if engine == "autograd":
-        return partial(flossing_gradient_autograd, Tp=Tp, nLE=nLE, sONS=sONS, Lwnt=Lwnt)
-    from extras.adjoints import FlossingAdjoint  # D22
-
-    return FlossingAdjoint(N, Tp, nLE, initial_orthonormal_system(sONS, N, nLE), Lwnt)
+        return autograd(flossing_gradient_autograd, Tp=Tp, nLE=nLE, sONS=sONS, Lwnt=Lwnt)
+    return FlossingAdjoint(N, Tp, nLE, initial_orthonormal_system(sONS, N, nLE), Lwnt)  # D22
 
 
-def training_gradient_autograd(s, rtarg, ps, firstlossidx):
+def autograd(take_gradient, **settings):
+    """take_gradient by torch's gradient. Torch is imported here only: it takes seconds, the default engine does without."""
+    from julia_packages.zygote import gradient
+
+    return partial(take_gradient, gradient, **settings)
+
+
+def training_gradient_autograd(gradient, s, rtarg, ps, firstlossidx):
     """ex.jl:93-97: loss, accuracy at the same parameters, and gradients (dict of arrays, before clipping)."""
-    from julia_packages.zygote import gradient
 
-    training_loss, gs = gradient(lambda p: calc_loss_binary_crossentropy(s, rtarg, **p, firstlossidx=firstlossidx), ps)
-    accuracyNow = get_accuracy(s, rtarg, **ps, firstlossidx=firstlossidx)
-    return training_loss, accuracyNow, gs
+    def loss_and_accuracy(ps, s, rtarg):
+        loss = calc_loss_binary_crossentropy(s, rtarg, **ps, firstlossidx=firstlossidx)
+        ps = {name: x.detach() for name, x in ps.items()}
+        return loss, get_accuracy(s, rtarg, **ps, firstlossidx=firstlossidx)
+
+    return gradient(loss_and_accuracy, ps, s, rtarg)
 
 
-def flossing_gradient_autograd(s, psFlossing, xInit, Tp, nLE, sONS, Lwnt):
-    """ex.jl:109-113: flossing loss mean((spectrum - Lwnt)^2), spectrum (nLE,), and gradients (dict of arrays)."""
-    from julia_packages.zygote import gradient
-
-    ls = None
-
-    def flossing_loss(p):
-        nonlocal ls
-        ls = calc_lyapunov_spectrum(s, None, **p, xInit=xInit, Tp=Tp, nLE=nLE, sONS=sONS)
-        return ((ls - float(Lwnt)) ** 2).mean()
-
-    training_loss, gs = gradient(flossing_loss, psFlossing)
+def flossing_gradient_autograd(gradient, s, psFlossing, xInit, **settings):
+    """ex.jl:109-113: flossing loss, spectrum (nLE,), and gradients (dict of arrays); settings: Tp, nLE, sONS, Lwnt."""
+    loss_function = lambda ps, s, xInit: calc_flossing_loss(s, **ps, xInit=xInit, **settings)  # noqa: E731
+    training_loss, ls, gs = gradient(loss_function, psFlossing, s, xInit)
     return training_loss, ls.detach().numpy(), gs
 
 
@@ -292,13 +310,6 @@ def check_channels(engine, ws):
     S = ws.shape[1]
     if engine == "adjoint" and S != 1:
         raise ValueError(f"S must be 1 for engine 'adjoint' (use engine 'autograd' for more input channels), got {S}")
-
-
-def as_tensors(*arrays):
-    """Torch tensors of the arrays, without a copy where possible; imported here: the default engine needs no torch."""
-    import torch
-
-    return [torch.as_tensor(a) for a in arrays]
 
 
 # the calls of the original's README: that of earlier commits, and the longer one that it has at 324d2a0

@@ -54,7 +54,8 @@ import numpy as np
 from scipy.linalg.blas import dgemm, dgemv, dsymm, dtrmm, dtrsm
 from scipy.linalg.lapack import dgeqrf, dorgqr, dtrcon
 
-from extras.check_parameters import discarded_steps
+from extras.check_parameters import trainer
+from julia_packages.base import sech_squared
 
 BLOCK_BYTES = 2**19  # of an array over a block of time steps: a few of them fit a core's cache
 CONDITION_LIMIT = 1e10  # 1-norm condition number of R up to which a segment of several steps counts
@@ -137,7 +138,8 @@ class FlossingAdjoint:
     def __init__(self, N, Tp, nLE, Q, Lwnt, dtype=np.float32):
         self.N, self.Tp, self.nLE, self.Lwnt = N, Tp, nLE, float(Lwnt)
         self.dtype, self.first_length = np.dtype(dtype), FIRST_LENGTH if dtype == np.float32 else 1
-        self.transient, self.averaged_steps = min(discarded_steps(Tp), Tp), max(Tp - discarded_steps(Tp), 0)
+        self.transient = min(trainer().discarded_steps(Tp), Tp)
+        self.averaged_steps = Tp - self.transient
         self.h, self.p, self.row_sums = np.empty((3, Tp + 1, N))  # tanh, sech^2 of the trajectory; p * dL/dp, then dL/dx
         self.system = np.empty((Tp + 1, nLE, N))  # Q_t at the end of a segment, inside it D_t times the one before
         self.system[0] = np.transpose(Q)
@@ -257,12 +259,6 @@ def readout(r, y):
 
 def flat(array):  # its first two dimensions as one
     return array.reshape(-1, array.shape[-1])
-
-
-def sech_squared(x):
-    """sech(x)^2 without overflow or cancellation. Measured at x = 10: relative error 1e-16, of 1 - tanh(x)^2 1e-8."""
-    u = np.exp(-2 * np.abs(x))
-    return 4 * u / (1 + u) ** 2
 
 
 def condition_number(R, diagonal):

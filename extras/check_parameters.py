@@ -1,13 +1,13 @@
 """One place that describes the 33 parameters and checks them, and the keywords, before any work starts.
 
-PARAMETERS is the table behind the checks and behind the help of the command line. A refused value raises ValueError with the parameter, the value, what is allowed and why: mostly because
-the original (RainerEngelken/GradientFlossing, commit 324d2a0) dies on it, or silently computes NaN.
+PARAMETERS is the table behind the checks and behind the help of the command line. A refused value raises ValueError with
+the parameter, the value, what is allowed and why: mostly because the original (RainerEngelken/GradientFlossing, commit
+324d2a0) dies on it, or silently computes NaN. p: dict of the 33.
 """
 
 import math
 import os
 from collections import namedtuple
-from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
@@ -15,21 +15,10 @@ import numpy as np
 from julia_packages.checks import check_integer, shown
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-INT64_END = 2**63  # Julia's Int is an Int64
-nStepTransient = 10  # ex.jl:26: steps before the orthonormal system is taken to follow the dynamics
 ENGINES = ("adjoint", "autograd")
 
-
-@dataclass(frozen=True)
-class Parameter:
-    """What one parameter means: `kind` is int or float, `unit` "" for a pure number, `minimum` for integers."""
-
-    group: str
-    kind: type
-    unit: str
-    meaning: str
-    minimum: int = None
-
+# What one parameter means: kind is int or float, unit "" for a pure number, minimum for integers.
+Parameter = namedtuple("Parameter", "group kind unit meaning minimum", defaults=[None])
 
 PARAMETERS = {  # in the order of the original's arguments (ex.jl:9)
     "N": Parameter("network", int, "neurons", "size of the network", 1),
@@ -70,192 +59,148 @@ PARAMETERS = {  # in the order of the original's arguments (ex.jl:9)
 Parameters = namedtuple("Parameters", PARAMETERS)  # the 33 values of a call, by name or in their order
 
 
-def check_parameters(parameters):
+def check_parameters(arguments):
     """The 33 Parameters as plain ints and floats; ValueError if a run is impossible.
 
-    NumPy scalars are accepted, bools and strings are not.
+    arguments: Parameters, or a dict with these names and any others. NumPy scalars are accepted, bools and strings not.
     """
-    p = {name: check_value(name, value) for name, value in parameters._asdict().items()}
+    given = arguments if isinstance(arguments, dict) else arguments._asdict()
+    p = {name: check_value(name, given[name]) for name in PARAMETERS}
     check_task(p)
-    check_optimiser(p)
-    if p["IC"] not in (1, 3):
-        refuse(p, "IC", "must be 1 (Gaussian J) or 3 (orthogonal J): the original defines no other J")
-    check_exponents(p)
-    if flosses(p):
-        check_spectrum(p)
+    require(p, "lr", np.float32(p["lr"]) > 0, "must be > 0 (also when rounded to Float32), or nothing is learned")
+    for name in ("b1", "b2"):
+        require(p, name, 0 <= p[name] < 1, f"must be >= 0 and < 1: ADAM divides by 1 - {name}^t")
+    require(p, "IC", p["IC"] in (1, 3), "must be 1 (Gaussian J) or 3 (orthogonal J): the original defines no other J")
+    check_spectrum(p, flossed=flossing_steps(p) > 0)
     check_input_seeds(p)
     check_memory(p)
     check_overflow(p)
     return Parameters(**p)
 
 
-def refuse(p, name, allowed):
-    raise ValueError(f"{name} = {shown(p[name])}: {allowed}")
+def require(p, name, holds, allowed):
+    if not holds:
+        raise ValueError(f"{name} = {shown(p[name])}: {allowed}")
 
 
 def check_value(name, value):
     """One value by itself: an integer not below its minimum and within Int64, or a number finite in Float32."""
-    parameter = PARAMETERS[name]
-    if parameter.kind is float:
-        return check_real(name, value)
+    group, kind, _, meaning, minimum = PARAMETERS[name]
     try:
-        number = check_integer(name, value, minimum=parameter.minimum)
+        number = check_integer(name, value, minimum) if kind is int else check_real(name, value)
     except ValueError as error:
-        raise ValueError(f"{error} ({parameter.meaning})") from None
-    if name == "E" and number >= 2**32:
-        raise ValueError(f"E = {shown(number)}: must be < 2^32 = 4294967296, since each epoch is a 32-bit seed")
-    if parameter.group != "seeds" and not -INT64_END <= number < INT64_END:
-        raise ValueError(f"{name} = {shown(number)}: must lie within a 64-bit integer, as Julia's Int")
+        raise ValueError(f"{error} ({meaning})") from None
+    within = kind is float or group == "seeds" or -(2**63) <= number < 2**63
+    require({name: number}, name, within, "must lie within a 64-bit integer, as Julia's Int")
     return number
 
 
 def check_real(name, value):
-    number = math.nan
-    if isinstance(value, Real) and not isinstance(value, (bool, np.bool_)):
-        try:
-            number = float(value)
-        except Exception:  # too large, or an exotic scalar
-            number = math.inf
+    """Return `value` as float; ValueError if it is no number (bool included) or beyond Float32."""
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except (OverflowError, TypeError):  # an exotic scalar is not a number, though it says that it is Real
+        number = math.inf
     if not abs(number) <= FLOAT32_MAX:
-        allowed = "must be a finite number within Float32, at most 3.4e38"
-        raise ValueError(f"{name} {allowed}, got {shown(value)} ({PARAMETERS[name].meaning})")
+        raise ValueError(f"{name} must be a finite number within Float32, at most 3.4e38, got {shown(value)}")
     return number
+
+
+def trainer():
+    """The trainer's module, for facts that stand there; imported when it is needed, since it imports this one."""
+    import gradient_flossing_example
+
+    return gradient_flossing_example
 
 
 def check_task(p):
     delay, task = p["delay"], p["task"]
-    if p["S"] != 1:
-        refuse(p, "S", "must be 1: the original's target has a single channel (BoundsError)")
-    if abs(task) > 62:
-        refuse(p, "task", "must lie in -62..62: parity is taken over 2^|task| bits, counted in 64-bit integers")
-    if delay == 0 and task != 0:
-        refuse(p, "delay", f"must be >= 1 for task = {task}: the bits whose parity is asked for are a delay apart")
-    if delay * 2 ** abs(task) >= INT64_END:
-        refuse(p, "delay", f"delay * 2^|task| must be < 2^63 (task = {task}), as it is counted in 64-bit integers")
-    first, formula = (2 * delay, "2*delay") if task > 0 else (delay * 2 ** abs(task), "delay * 2^|task|")
-    if p["T"] <= first:
-        why = f"the first scored time step {formula} (delay = {delay}, task = {task}; AssertionError in the original)"
-        refuse(p, "T", f"must be > {first}, {why}")
+    require(p, "S", p["S"] == 1, "must be 1: the original's target has a single channel (BoundsError)")
+    bits = "as parity is taken over 2^|task| bits, counted in 64-bit integers"
+    require(p, "task", abs(task) <= 62, f"must lie in -62..62, {bits}")
+    require(p, "delay", delay > 0 or task == 0, f"must be >= 1 for task = {task}: the bits of a parity are a delay apart")
+    require(p, "delay", delay * 2 ** abs(task) < 2**63, f"delay * 2^|task| must be < 2^63 (task = {task}), {bits}")
+    first = trainer().first_loss_index(delay, task)
+    scored = f"the first scored time step of delay = {delay}, task = {task} (AssertionError in the original)"
+    require(p, "T", p["T"] > first, f"must be > {first}, {scored}")
 
 
-def check_optimiser(p):
-    if not np.float32(p["lr"]) > 0:
-        refuse(p, "lr", "must be > 0 (also when rounded to Float32), or nothing is learned")
-    for name in ("b1", "b2"):
-        if not 0 <= p[name] < 1:
-            refuse(p, name, f"must be >= 0 and < 1: ADAM divides by 1 - {name}^t")
+def check_spectrum(p, flossed=True):
+    """Tp and Ti matter only if something is flossed, or a spectrum is asked for."""
+    require(p, "nLE", p["nLE"] <= p["N"], f"must be <= N = {p['N']}: N neurons have N Lyapunov exponents")
+    if flossed:
+        require(p, "Tp", p["Tp"] <= p["Ti"], f"must be <= Ti = {p['Ti']}, the length of the input (BoundsError in Julia)")
+        check_averaged(p)
 
 
-def flosses(p):
-    """Whether any flossing step is run: only then do Tp and Ti matter."""
-    return flossing_steps(p) > 0
-
-
-def check_exponents(p):
-    if p["nLE"] > p["N"]:
-        refuse(p, "nLE", f"must be <= N = {p['N']}: N neurons have N Lyapunov exponents")
-
-
-def check_spectrum(p):
-    Tp, Ti = p["Tp"], p["Ti"]
-    if Tp > Ti:
-        refuse(p, "Tp", f"must be <= Ti = {Ti}, the length of the flossing input (BoundsError in the original)")
-    discarded = discarded_steps(Tp)
-    if Tp <= discarded:
-        refuse(p, "Tp", f"must be at least 13: the first 10 + ceil(Tp/10) = {discarded} steps are not averaged (NaN)")
+def check_averaged(p):
+    discarded = trainer().discarded_steps(p["Tp"])
+    not_averaged = f"the first 10 + ceil(Tp/10) = {discarded} steps are not averaged (NaN in the original)"
+    require(p, "Tp", p["Tp"] > discarded, f"must be at least 13: {not_averaged}")
 
 
 def check_spectrum_call(s, J, Tp, nLE):
-    """ValueError if no spectrum of nLE exponents over Tp steps can be had of the input s (T, S, 1) and J (N, N)."""
-    p = {"N": len(J), "Ti": len(s)} | {
-        name: check_integer(name, value, minimum=1) for name, value in (("Tp", Tp), ("nLE", nLE))
-    }
-    check_exponents(p)
+    """ValueError unless the input s (T, S, 1) and J (N, N) have a spectrum of nLE exponents over Tp steps."""
+    p = {"N": len(J), "Ti": len(s), "Tp": check_integer("Tp", Tp, 1), "nLE": check_integer("nLE", nLE, 1)}
     check_spectrum(p)
-
-
-def discarded_steps(Tp):
-    """Steps of a spectrum over Tp steps that are not averaged: nStepTransient + ceil(Tp/10) (ex.jl:26-29)."""
-    return nStepTransient + -(-Tp // 10)
 
 
 def check_input_seeds(p):
     """The batches are drawn with the seeds sIn, E*sIn + epoch and E*sIn + epoch + step; none may be 0."""
-    E, sIn = p["E"], p["sIn"]
-    if sIn == 0:
-        refuse(p, "sIn", "must not be 0: it seeds Xoroshiro128Star, whose state must not be all 0")
-    largest = abs(E * sIn) + E + max(p["Ep"], p["Ei"])
-    if max(largest, abs(sIn)) >= INT64_END:
-        refuse(p, "sIn", f"E*sIn + epoch + step must lie within 64-bit integers (E = {E}), where Julia's sums wrap")
+    E, sIn, not_0 = p["E"], p["sIn"], "Xoroshiro128Star's state must not be all 0"
+    require(p, "sIn", sIn != 0, f"must not be 0: {not_0}")
+    largest = max(abs(E * sIn) + E + max(p["Ep"], p["Ei"]), abs(sIn))
+    require(p, "sIn", largest < 2**63, "E*sIn + epoch + step must lie within 64-bit integers, where Julia's sums wrap")
     zero = -E * sIn  # the epoch, or epoch + step, at which the seed is 0
-    if 1 <= zero <= E or flosses(p) and flossing_reaches(p, zero):
-        why = f"is 0 at epoch (+ step) {zero}, and Xoroshiro128Star's state must not be all 0"
-        refuse(p, "sIn", f"the input seed E*sIn + epoch (+ flossing step) {why}; choose sIn > 0")
+    reached = 1 <= zero <= E or flossing_steps(p) and flossing_reaches(p, zero)
+    require(p, "sIn", not reached, f"E*sIn + epoch (+ flossing step) is 0 at {zero}, and {not_0}; choose sIn > 0")
 
 
 def flossing_reaches(p, total):
     """Whether some flossing step i of some block at epoch ei has ei + i == total."""
-    Ef, Ei = p["Ef"], p["Ei"]
-    if 1 <= total - 1 <= p["Ep"]:
-        return True
-    first = max(Ef, 2)
+    Ef, first = p["Ef"], max(p["Ef"], 2)
     last = min(p["E"], first + (p["Ni"] - 1) * Ef, total - 1)
-    return last // Ef * Ef >= max(first, total - Ei)
+    return 1 <= total - 1 <= p["Ep"] or last // Ef * Ef >= max(first, total - p["Ei"])
 
 
 def interflossing_blocks(p, epochs):
     """How many interflossing blocks begin in the first `epochs` epochs; a block at epoch 1 is preflossing."""
-    multiples = epochs // p["Ef"] - (p["Ef"] == 1 and epochs > 0)
-    return min(p["Ni"], multiples)
+    return min(p["Ni"], epochs // p["Ef"] - (p["Ef"] == 1 and epochs > 0))
 
 
 def flossing_steps(p):
     """How many flossing steps a run has."""
-    if p["nLE"] == 0 or p["E"] == 0:
-        return 0
-    return p["Ep"] + p["Ei"] * interflossing_blocks(p, p["E"])
+    return (p["Ep"] + p["Ei"] * interflossing_blocks(p, p["E"])) * (p["nLE"] > 0 and p["E"] > 0)
 
 
 def check_memory(p):
     """Refuse a run whose arrays do not fit into the memory of this machine."""
-    N, B, nLE, Tp = p["N"], p["B"], p["nLE"], p["Tp"]
-    inputs = 16 * (p["T"] + p["delay"]) * B
-    needed = {
+    N, B, nLE, Tp, steps = p["N"], p["B"], p["nLE"], p["Tp"], flossing_steps(p)
+    needed = {  # bytes, by the parameter that they grow with
         "N": 40 * N * N,
-        "T": (12 * p["T"] * B * N + inputs) * (p["E"] > 0),
-        "Tp": 8 * Tp * nLE * (N + nLE) * flosses(p),
-        "Ti": 16 * (p["Ti"] + p["delay"]) * flosses(p),
-        "E": 64 * p["E"] + (4 * nLE + 48) * flossing_steps(p),
+        "T": (12 * p["T"] * B * N + 16 * (p["T"] + p["delay"]) * B) * (p["E"] > 0),
+        "Tp": 8 * Tp * nLE * (N + nLE) * (steps > 0),
+        "Ti": 16 * (p["Ti"] + p["delay"]) * (steps > 0),
+        "E": 64 * p["E"] + (4 * nLE + 48) * steps,
     }
-    if lack := memory_lack(sum(needed.values())):
-        refuse(p, max(needed, key=needed.get), f"the run {lack}")
+    lack = memory_lack(sum(needed.values()))
+    require(p, max(needed, key=needed.get), not lack, f"the run {lack}")
 
 
 def memory_lack(needed):
-    """What to say if so many bytes are more than this machine has, else None."""
-    available = memory()
+    """What to say if so many bytes are more than this machine has, else None: Windows does not tell."""
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
     if needed > available:
         return f"would need {needed / 2**30:,.1f} GiB of memory, this machine has {available / 2**30:,.1f} GiB"
 
 
-def memory():
-    """Bytes of this machine's memory; infinity where they cannot be asked for."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return math.inf
-
-
 def check_overflow(p):
-    """Refuse what would overflow Float32 in the initial parameters: no normal number drawn is beyond 14."""
-    for mean, spread in (("wsM", "wsS"), ("wrM", "wrS"), ("bM", "bS")):
-        if abs(p[mean]) + 14 * abs(p[spread]) > FLOAT32_MAX:
-            name = max(mean, spread, key=lambda name: abs(p[name]))
-            refuse(p, name, f"|{mean}| + 14 |{spread}| must be within Float32, at most 3.4e38")
-    state = 14 * abs(p["g"]) * math.sqrt(p["N"]) + abs(p["gbar"]) + abs(p["bM"]) + abs(p["bS"])
-    if state > FLOAT32_MAX:
-        name = max("g", "gbar", "bM", "bS", key=lambda name: abs(p[name]))
-        refuse(p, name, "14 |g| sqrt(N) + |gbar| + |bM| + |bS| must be within Float32: the initial state reaches it")
+    """Refuse what would overflow Float32 in the initial weights or state: no normal number drawn is beyond 14."""
+    state = {"g": 14 * math.sqrt(p["N"]), "gbar": 1, "bM": 1, "bS": 1}
+    for factors in ({"wsM": 1, "wsS": 14}, {"wrM": 1, "wrS": 14}, {"bM": 1, "bS": 14}, state):
+        sizes = {name: factor * abs(p[name]) for name, factor in factors.items()}
+        within = sum(sizes.values()) <= FLOAT32_MAX
+        require(p, max(sizes, key=sizes.get), within, "must be smaller, or initial numbers are beyond Float32, 3.4e38")
 
 
 def check_engine(engine):
@@ -270,30 +215,24 @@ def check_initial(initial, p):
     """
     N, S, B = p["N"], p["S"], p["B"]
     shapes = dict(ws=(N, S), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B))
-    if initial is None:
-        return {}
-    if not isinstance(initial, dict):
+    if initial is not None and not isinstance(initial, dict):
         raise ValueError(f"initial = {shown(initial)}: must be None or a dict with any of {', '.join(shapes)}")
-    checked = {name: check_array(name, value, shapes) for name, value in initial.items()}
-    if "J" in checked:  # the drawn initial state is J tanh(x) + b
-        largest = np.abs(checked["J"]).sum(axis=1, dtype=float).max() + np.abs(checked.get("b", 0.0)).max()
-        if largest > FLOAT32_MAX:
-            raise ValueError("initial['J']: a row sum is beyond Float32, and with it the initial state")
-    return checked
+    for name in initial or {}:
+        if name not in shapes:
+            raise ValueError(f"initial[{shown(name)}]: unknown, allowed are {', '.join(shapes)}")
+    return {name: check_array(f"initial[{name!r}]", value, shapes[name]) for name, value in (initial or {}).items()}
 
 
-def check_array(name, value, shapes):
-    if name not in shapes:
-        raise ValueError(f"initial[{shown(name)}]: unknown, allowed are {', '.join(shapes)}")
+def check_array(name, value, shape):
     try:
         with np.errstate(over="ignore"):  # found to be infinite below
-            array = np.array(value, np.float32)
+            array = np.array(value, np.float32)  # a copy: training changes it
     except Exception:
-        raise ValueError(f"initial[{name!r}]: must be an array of numbers, got {shown(value)}") from None
-    if array.shape != shapes[name]:
-        raise ValueError(f"initial[{name!r}]: must have the shape {shapes[name]}, got {array.shape}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"initial[{name!r}]: must be finite in Float32")
+        raise ValueError(f"{name}: must be an array of numbers, got {shown(value)}") from None
+    if array.shape != shape:
+        raise ValueError(f"{name}: must have the shape {shape}, got {array.shape}")
+    if not np.abs(array).sum(dtype=float) <= FLOAT32_MAX:
+        raise ValueError(f"{name}: must be finite, and the sum of its sizes within Float32, at most 3.4e38")
     return array
 
 

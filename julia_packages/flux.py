@@ -11,6 +11,8 @@ when it is stored, as Julia's broadcasting does.
 
 import numpy as np
 
+from julia_packages.base import library
+
 EPSILON = 1e-8  # Flux's ϵ
 
 
@@ -117,8 +119,14 @@ class DataLoader:
             yield tuple(a[..., order[start : start + self.batchsize]] for a in self.arrays)
 
 
-def logitbinarycrossentropy(r, y, agg):
-    """agg((1 - y) r - log σ(r)): binary cross-entropy of the logits r (torch tensors; Flux.Losses)."""
-    from torch.nn.functional import logsigmoid
+def sigmoid(r):
+    return np.exp(logsigmoid(r)) if library(r) is np else r.sigmoid()
 
+
+def logsigmoid(r):
+    return -np.logaddexp(0, -r) if library(r) is np else library(r).nn.functional.logsigmoid(r)
+
+
+def logitbinarycrossentropy(r, y, agg):
+    """agg((1 - y) r - log σ(r)): binary cross-entropy of the logits r, arrays or tensors (Flux.Losses)."""
     return agg((1 - y) * r - logsigmoid(r))

@@ -7,14 +7,14 @@ torch's automatic differentiation.
 import torch
 
 
-def gradient(loss_function, ps):
-    """Value and gradient of a scalar loss with respect to named arrays.
+def gradient(loss_function, ps, *data):
+    """Value and gradient of a scalar loss with respect to named arrays, and what else its function returns.
 
-    loss_function: takes a dict of torch tensors with the names of ps, returns a scalar tensor.
-    ps: dict of NumPy arrays, left as they are.
-    Returns the value (float) and a dict of NumPy arrays (zeros for an array that the loss does not depend on).
+    loss_function(ps, *data): takes torch tensors in place of the arrays, returns a scalar tensor and anything else.
+    ps: dict of NumPy arrays, left as they are; data: NumPy arrays.
+    Returns the loss (float), the anything else, and a dict of arrays (zeros where the loss does not depend on one).
     """
     tensors = {name: torch.tensor(x, requires_grad=True) for name, x in ps.items()}
-    loss = loss_function(tensors)
+    loss, more = loss_function(tensors, *map(torch.as_tensor, data))
     gs = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True, materialize_grads=True)
-    return loss.item(), {name: g.numpy() for name, g in zip(tensors, gs)}
+    return loss.item(), more, {name: g.numpy() for name, g in zip(tensors, gs)}

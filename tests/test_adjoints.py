@@ -1,26 +1,31 @@
 """extras/adjoints.py against finite differences, torch's differentiation, the original's recordings and known answers."""
 
+import os
+import subprocess
+import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from extras import adjoints
-from extras.adjoints import BLOCK_BYTES, CONDITION_LIMIT, FlossingAdjoint, TrainingAdjoint, next_length, sech_squared
+from extras.adjoints import BLOCK_BYTES, CONDITION_LIMIT, FlossingAdjoint, TrainingAdjoint, next_length
+from julia_packages.base import sech_squared
 from julia_packages.linear_algebra import SHARED_FLOPS, blas_threads
 from gradient_flossing_example import (
-    flossing_gradient_autograd,
-    initial_orthonormal_system,
-    training_gradient_autograd,
-)
+    README_CALL, flossing_gradient, initial_orthonormal_system, train_rnn_flossing, training_gradient,
+)  # fmt: skip
+from tests.conftest import ROOT
 
 sONS = 1
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_blas_thread():
-    with blas_threads(80):
+    with threadpool_limits(1, user_api="blas"):
         yield
 
 
@@ -83,9 +88,9 @@ def test_training_gradient_is_the_finite_difference(firstlossidx):
 @pytest.mark.parametrize("N, B, T, firstlossidx", [(1, 1, 2, 1), (1, 4, 9, 3), (7, 1, 30, 20), (20, 6, 60, 1), (80, 16, 300, 20), (80, 16, 300, 290)])
 @pytest.mark.parametrize("scales", [dict(), dict(g=0.5), dict(g=1.3, input_scale=3.0), dict(g=1e-3, input_scale=1e-3)])
 def test_training_agrees_with_autograd(N, B, T, firstlossidx, scales):
-    """Limits of the issue; measured: 2e-14 in Float64, 2e-5 in Float32."""
+    """Measured: 2e-14 in Float64, 2e-5 in Float32."""
     ps, s, y = network(N, B, T, seed=N, **scales)
-    loss, accuracy, expected = training_gradient_autograd(s, y, ps, firstlossidx)
+    loss, accuracy, expected = training_gradient(s, y, ps, firstlossidx, "autograd")
     for dtype, tolerance in ((np.float64, 1e-5), (np.float32, 1e-4)):
         result = TrainingAdjoint(N, T, B, firstlossidx, dtype)(s.astype(dtype), y.astype(dtype), as_dtype(ps, dtype))
         assert result[0] == pytest.approx(loss, rel=tolerance)
@@ -115,9 +120,9 @@ def test_training_in_float32_is_no_less_exact_than_autograd():
     errors, autograd_errors = [], []
     for seed in range(6):
         ps, s, y = network(80, 16, 300, seed)
-        exact = training_gradient_autograd(s, y, ps, 20)[2]
+        exact = training_gradient(s, y, ps, 20, "autograd")[2]
         arguments = s.astype(np.float32), y.astype(np.float32), as_dtype(ps, np.float32)
-        result, autograd = TrainingAdjoint(80, 300, 16, 20)(*arguments), training_gradient_autograd(*arguments, 20)
+        result, autograd = TrainingAdjoint(80, 300, 16, 20)(*arguments), training_gradient(*arguments, 20, "autograd")
         for result, to in ((result, errors), (autograd, autograd_errors)):
             to += [largest_error({name: result[2][name]}, {name: exact[name]}) for name in ps]
     assert np.median(errors) <= 1.5 * np.median(autograd_errors)  # measured: 2.5e-7, without AVX512 1.5e-7; 3.8e-7
@@ -140,7 +145,7 @@ def test_accuracy_counts_a_sigmoid_that_rounds_to_one_half(r, hit):
     ps["wr"][:], ps["offset"][:] = 0, r
     adjoint = TrainingAdjoint(3, 6, 2, 2)
     assert adjoint(s, np.ones_like(y), ps)[1] == hit
-    assert training_gradient_autograd(s, np.ones_like(y), ps, 2)[1] == hit
+    assert training_gradient(s, np.ones_like(y), ps, 2, "autograd")[1] == hit
 
 
 @pytest.mark.parametrize("r, y, loss, slope", [(500.0, 1, 0, 0), (-500.0, 0, 0, 0), (500.0, 0, 500, 1), (-500.0, 1, 500, -1)])
@@ -183,9 +188,8 @@ def flossing_adjoint(N, Tp, nLE, Lwnt=0.0, dtype=np.float32):
 
 def flossing_reference(s, ps, Tp, nLE, Lwnt=0.0, dtype=np.float64):
     """Loss, spectrum and gradients by torch, with all arrays as dtype."""
-    return flossing_gradient_autograd(
-        s.astype(dtype), as_dtype(flossed(ps), dtype), ps["xInit"].astype(dtype), Tp, nLE, sONS, Lwnt
-    )
+    arguments = s.astype(dtype), as_dtype(flossed(ps), dtype), ps["xInit"].astype(dtype)
+    return flossing_gradient(*arguments, Tp, nLE, sONS, Lwnt, "autograd")
 
 
 @pytest.mark.parametrize("N, nLE, Tp, Lwnt", [(4, 4, 15, 0.0), (5, 3, 25, -0.7), (4, 1, 13, 0.0), (1, 1, 20, 0.0)])
@@ -243,7 +247,7 @@ def test_flossing_in_float64_agrees_with_autograd(N, Tp, nLE):
     result = flossing_adjoint(N, Tp, nLE, -0.2, np.float64)(s[:, :, :1], flossed(ps), ps["xInit"])
     assert result[0] == pytest.approx(loss, rel=1e-11)
     np.testing.assert_allclose(result[1], spectrum, atol=1e-10)
-    assert largest_error(result[2], expected) < 1e-8  # the issue asks for 1e-5; measured at most 3e-12
+    assert largest_error(result[2], expected) < 1e-8  # measured at most 3e-12
 
 
 def test_flossing_at_the_recorded_first_step(reference):
@@ -448,3 +452,59 @@ def test_small_products_use_one_blas_thread_and_the_setting_comes_back():
         for N, columns in ((640, 1), (160, 160), (1000, SHARED_FLOPS / 2e6 - 1)):
             with blas_threads(N, columns):
                 assert set(threads()) == {1}
+
+
+def test_the_setting_comes_back_when_the_last_of_several_runs_is_over():
+    """The first to come leaves first: the limit is the program's, and so stays until the last leaves."""
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        with blas_threads(80), ThreadPoolExecutor(1) as pool:
+            other = blas_threads(80)
+            pool.submit(other.__enter__).result()
+        assert set(threads()) == {1}
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(other.__exit__, None, None, None).result()
+        assert threads() == before
+
+
+FOUR_RUNS = """
+from concurrent.futures import ThreadPoolExecutor
+from gradient_flossing_example import train_rnn_flossing
+from tests.conftest import short_call
+from tests.test_adjoints import threads
+
+before = threads()
+train = lambda seed: train_rnn_flossing(**short_call(E=40, sNet=seed), progress=False)
+with ThreadPoolExecutor(4) as pool:
+    records = list(pool.map(train, [1, 2, 3, 4]))
+assert records[2] == train(3)
+assert threads() == before and set(before) == {2}, (threads(), before)
+"""
+
+
+def test_torch_may_be_half_imported_by_another_thread(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", type(sys)("torch"))
+    with blas_threads(80):
+        assert set(threads()) == {1}
+
+
+def test_four_runs_at_a_time_leave_the_setting_as_it_was():
+    """A process of its own: here the setting would belong to the tests' thread."""
+    environment = os.environ | {"OPENBLAS_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", FOUR_RUNS], cwd=ROOT, env=environment, check=True)
+
+
+def test_torch_has_one_thread_too_and_gives_the_same_numbers_for_any_setting():
+    call, before, records = README_CALL._replace(E=1, Ep=2, Ni=0), torch.get_num_threads(), []
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            records.append(train_rnn_flossing(*call, engine="autograd", progress=False))
+            assert torch.get_num_threads() == number
+        assert records[0] == records[1]
+        with blas_threads(80):
+            assert torch.get_num_threads() == 1
+        with ThreadPoolExecutor(1) as pool:  # a thread that sees torch for the first time
+            assert pool.submit(torch.get_num_threads).result() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -2,13 +2,13 @@
 
 import inspect
 import math
+import os
 from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-import extras.check_parameters
 import gradient_flossing_example
 from extras.check_parameters import PARAMETERS, check_initial, check_parameters
 from gradient_flossing_example import README_CALL, train_rnn_flossing
@@ -37,6 +37,7 @@ BAD_COMBINATIONS = [  # what is changed in the README call, and the parameter th
     (dict(sIC=-1), "sIC"), (dict(sNet=-1), "sNet"), (dict(sONS=-1), "sONS"), (dict(sIn=0), "sIn"),
     (dict(sIn=-1), "sIn"), (dict(sIn=-2, Ep=700), "sIn"), (dict(sIn=-2, Ef=300, Ei=302, Ni=1), "sIn"),
     (dict(sIn=2**63), "sIn"), (dict(sIn=-(2**63) - 1), "sIn"), (dict(sIn=2**60), "sIn"), (dict(sIn=2**128), "sIn"),
+    (dict(E=1, sIn=2**63 - 51), "sIn"), (dict(E=0, Ep=0, Ei=0, sIn=2**63), "sIn"),
     (dict(lr=0.0), "lr"), (dict(lr=-0.001), "lr"), (dict(lr=1e-50), "lr"), (dict(lr=-0.0), "lr"),
     (dict(b1=1.0), "b1"), (dict(b1=-0.1), "b1"), (dict(b2=1.0), "b2"), (dict(b2=1.5), "b2"), (dict(b2=-1e-9), "b2"),
     (dict(IC=0), "IC"), (dict(IC=2), "IC"), (dict(IC=4), "IC"), (dict(IC=-1), "IC"),
@@ -62,7 +63,8 @@ def nothing_may_start(monkeypatch):
 
     for name in ("MersenneTwister", "generate_input_output", "Run"):
         monkeypatch.setattr(gradient_flossing_example, name, started)
-    monkeypatch.setattr(extras.check_parameters, "memory", lambda: 2**35)  # also on larger machines
+    # on larger machines, too
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**23}.get, raising=False)
 
 
 def named(change):
@@ -91,13 +93,34 @@ GOOD = [
     dict(Ep=0, Ei=0, Tp=12), dict(Tp=13), dict(Ti=55), dict(Ep=0, Ef=1, E=1, Tp=12),
     dict(sIn=-2), dict(sIn=-2, Ep=600), dict(sIn=-2, Ef=300, Ei=301, Ni=1), dict(sIC=0, sNet=0, sONS=0),
     dict(sNet=2**200), dict(task=0, delay=0), dict(task=1), dict(task=5, T=21), dict(task=-4, T=161), dict(T=21),
-    dict(b1=0.0, b2=0.0), dict(g=-1.0), dict(g=0.0), dict(wsS=2.4e37), dict(g=2.6e36), dict(nLE=80), dict(nLE=1, N=1),
+    dict(E=1, sIn=2**63 - 52), dict(E=1, sIn=-(2**63) + 52), dict(intype=-(2**63)), dict(intype=2**63 - 1),
+    dict(b1=0.0, b2=0.0), dict(g=-1.0), dict(g=0.0), dict(wsS=2.4e37), dict(g=2.6e36), dict(gbar=3e38),
+    dict(wsM=3e38, wsS=1e36), dict(wrM=3e38, wrS=1e36), dict(bM=3e38, bS=1e36), dict(bS=2.4e37),
+    dict(nLE=80), dict(nLE=1, N=1),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("change", GOOD, ids=str)
 def test_what_the_original_can_do_is_accepted(change):
     assert check(change) == README_CALL._replace(**change)
+
+
+# bytes: 40 N^2, 15,616 T, 93,000 Tp, 16 Ti, 64 E, 348 a flossing step
+@pytest.mark.parametrize(("name", "fits", "too_large", "rest"), [
+    ("N", 29_200, 29_400, dict(B=1, T=21, nLE=0)), ("T", 2_190_000, 2_210_000, {}),
+    ("Tp", 365_000, 372_000, dict(Ti=10**6)), ("Ti", 2_100_000_000, 2_150_000_000, {}),
+    ("E", 530_000_000, 540_000_000, dict(Ep=0, Ni=0)),
+])  # fmt: skip
+def test_the_largest_run_that_fits_into_32_gib(name, fits, too_large, rest, nothing_may_start):
+    check(rest | {name: fits})
+    with pytest.raises(ValueError, match=f"^{name} = {too_large}: the run would need .* this machine has 32.0 GiB"):
+        check(rest | {name: too_large})
+
+
+def test_the_rows_of_flossing_steps_take_memory_too(nothing_may_start):
+    check(dict(Ep=98_000_000))
+    with pytest.raises(ValueError, match="^E = 301: the run would need"):
+        check(dict(Ep=100_000_000))
 
 
 def test_numpy_scalars_become_plain_numbers_in_order():
@@ -141,6 +164,8 @@ def test_zero_input_seeds_are_found_as_by_going_through_the_loops(sIn, Ef, Ni, E
 
 def test_parameter_table_has_the_order_of_the_signature():
     assert list(inspect.signature(train_rnn_flossing).parameters)[:33] == list(PARAMETERS)
+    assert {p.kind for p in PARAMETERS.values()} == {int, float}
+    assert {p.group for p in PARAMETERS.values()} == {"network", "training", "flossing", "task", "seeds"}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +176,7 @@ def test_parameter_table_has_the_order_of_the_signature():
         ({"J": [["a", "b"], ["c", "d"]]}, "numbers"),
         ({"J": np.full((2, 2), np.nan)}, "finite"),
         ({"J": np.full((2, 2), 1e300)}, "finite"),
-        ({"J": np.full((2, 2), 3e38)}, "'J'.*row sum"),
+        ({"J": np.full((2, 2), 3e38)}, "'J'.*within Float32"),
         ({"J": None}, "numbers|shape"),
         (True, "initial = True: must be None or a dict"),
         ({7: 1}, "initial.7.*unknown"),
@@ -174,10 +199,9 @@ def test_an_odd_keyword_is_refused_by_name_before_anything_is_printed(name, valu
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("path, message", [("missing/run.npz", "there is no folder"), ("file/run.npz", "there is no folder"),
-                                           (".", "is a folder"), ("x" * 300, "cannot be")])  # fmt: skip
-def test_a_place_where_no_checkpoint_can_be_is_refused_at_the_start(path, message, tmp_path, capsys):
+@pytest.mark.parametrize("path", ["missing/run.npz", "file/run.npz", ".", "x" * 300])
+def test_a_place_where_no_checkpoint_can_be_is_refused_at_the_start(path, tmp_path, capsys):
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(ValueError, match=f"^checkpoint.*{message}"):
+    with pytest.raises(ValueError, match="^checkpoint = "):
         train_rnn_flossing(*README_CALL, checkpoint=tmp_path / path)
     assert capsys.readouterr().out == ""

@@ -215,13 +215,13 @@ def test_all_exponents_together_are_the_mean_logarithm_of_the_determinant(kind, 
 def test_the_spectrum_of_the_port_is_that_of_an_nn_rnn(seed):
     """x_t = J tanh(x) + b + ws s and h_t = tanh(x_t): diag(sech(x_t)^2) J is the Jacobian of h, the state of nn.RNN."""
     from gradient_flossing_example import calc_lyapunov_spectrum, initial_orthonormal_system
-    from extras.check_parameters import discarded_steps
+    from gradient_flossing_example import discarded_steps
 
     N, Tp, nLE = 20, 55, 17
     rng = np.random.default_rng(seed)
     ws, J, b = rng.normal(size=(N, 1)), rng.normal(size=(N, N)) / math.sqrt(N), 0.1 * rng.random(N)
     xInit, s = rng.normal(size=(N, 1)), rng.integers(0, 2, (Tp, 1, 1)).astype(float)
-    by_port = calc_lyapunov_spectrum(s, None, ws, J, b, xInit, Tp, nLE, seed)
+    by_port = torch.as_tensor(calc_lyapunov_spectrum(s, None, ws, J, b, xInit, Tp, nLE, seed))
     network = nn.RNN(1, N, dtype=torch.float64)
     with torch.no_grad():
         for parameter, value in zip(network.parameters(), (ws, J, b, 0 * b)):

@@ -1,12 +1,21 @@
 """The functions of gradient_flossing_example.py against truths that do not come from the original."""
 
 import inspect
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
+from extras.record import load_record
+from gf_task05spatialXORShort import generate_input_output
 from gradient_flossing_example import (
+    LONG_README_CALL,
+    README_CALL,
+    Parameters,
+    calc_flossing_loss,
     calc_loss_binary_crossentropy,
     calc_lyapunov_spectrum,
     first_loss_index,
@@ -22,7 +31,7 @@ from gradient_flossing_example import (
 from julia_packages.backwards_linalg import qr
 from julia_packages.random import MersenneTwister
 from julia_packages.zygote import gradient
-from tests.conftest import short_call
+from tests.conftest import ROOT, short_call
 
 ORIGINAL_ORDER = (
     "N E Ef Ei Ep Ni B S T Tp Ti sIC sIn sNet sONS lr b1 b2 IC g gbar I1 delay wsS wsM wrS wrM bS bM nLE task intype Lwnt"
@@ -34,6 +43,13 @@ def test_signature_is_the_originals():
     assert [p.name for p in parameters[:33]] == ORIGINAL_ORDER
     assert all(p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters[:33])
     assert all(p.kind is p.KEYWORD_ONLY for p in parameters[33:])
+
+
+def test_the_calls_of_the_readme_are_the_originals(arguments):
+    """That of earlier commits as it was recorded, and the longer one that it has now."""
+    assert README_CALL == Parameters(**arguments("readme_seed1"))
+    longer = {name: value for name, value in LONG_README_CALL._asdict().items() if value != getattr(README_CALL, name)}
+    assert longer == dict(E=3001, Ef=100, Ei=500, Ep=500)
 
 
 def test_positional_and_named_arguments_give_the_same_run():
@@ -72,9 +88,11 @@ def test_get_d_is_the_jacobian_of_one_step_at_the_new_state():
     torch.testing.assert_close(get_d(J @ h, J), expected)
 
 
-def test_loss_and_accuracy_by_a_second_route():
+@pytest.mark.parametrize("library", ["NumPy", "torch"])
+def test_loss_and_accuracy_by_a_second_route(library):
     """Same network in NumPy, trial by trial, with the cross-entropy written as probabilities."""
     ps, s, y = random_network()
+    convert = {"NumPy": np.asarray, "torch": torch.as_tensor}[library]
     T, _, B = s.shape
     first, losses, hits = 4, [], []
     for trial in range(B):
@@ -86,8 +104,31 @@ def test_loss_and_accuracy_by_a_second_route():
                 target = y[t - 1, 0, trial]
                 losses.append(-np.log(p if target else 1 - p))
                 hits.append((p >= 0.5) == target)
-    assert calc_loss_binary_crossentropy(s, y, **ps, firstlossidx=first).item() == pytest.approx(np.mean(losses), rel=1e-12)
-    assert get_accuracy(s, y, **ps, firstlossidx=first) == pytest.approx(np.mean(hits), rel=1e-12)
+    arguments = dict(s=s, rtarg=y, **ps)
+    arguments = {name: convert(x) for name, x in arguments.items()} | {"firstlossidx": first}
+    assert calc_loss_binary_crossentropy(**arguments).item() == pytest.approx(np.mean(losses), rel=1e-12)
+    assert get_accuracy(**arguments) == pytest.approx(np.mean(hits), rel=1e-12)
+
+
+def test_a_second_readout_that_says_the_same_changes_neither_loss_nor_accuracy():
+    ps, s, y = random_network()
+    twice = ps | {"wr": np.tile(ps["wr"], (2, 1))}
+    for formula in (calc_loss_binary_crossentropy, get_accuracy):
+        once = formula(s, y, **ps, firstlossidx=4)
+        assert formula(s, np.tile(y, (1, 2, 1)), **twice, firstlossidx=4) == pytest.approx(once, rel=1e-14)
+
+
+def test_two_input_channels_that_say_the_same_are_averaged():
+    ps, s, y = random_network(T=30)
+    channels, twice = np.tile(s, (1, 2, 1)), ps | {"ws": np.tile(ps["ws"], (1, 2))}
+    for formula in (calc_loss_binary_crossentropy, get_accuracy):
+        once = formula(s, y, **ps, firstlossidx=4)
+        assert formula(channels, y, **twice, firstlossidx=4) == pytest.approx(once, rel=1e-14)
+    once, of_two = (
+        calc_lyapunov_spectrum(s, None, p["ws"], p["J"], p["b"], p["xInit"], 25, 4, 1)
+        for s, p in ((s, ps), (channels, twice))
+    )
+    np.testing.assert_allclose(of_two, once, rtol=1e-12)
 
 
 def test_the_quirk_of_a_delay_of_zero_divides_by_one_step_too_many():
@@ -96,6 +137,11 @@ def test_the_quirk_of_a_delay_of_zero_divides_by_one_step_too_many():
     T = len(s)
     from_one = calc_loss_binary_crossentropy(s, y, **ps, firstlossidx=1).item()
     assert calc_loss_binary_crossentropy(s, y, **ps, firstlossidx=0).item() == pytest.approx(from_one * T / (T + 1))
+
+
+def value_and_gradient(loss, ps, *data):
+    value, _, gs = gradient(lambda ps, *data: (loss(ps, *data), None), ps, *data)
+    return value, gs
 
 
 def finite_difference(f, ps, name, index, step=1e-6):
@@ -115,27 +161,31 @@ def check_gradient(f, ps, gs):
 
 def test_training_gradient_against_finite_differences():
     ps, s, y = random_network()
-    loss = lambda p: calc_loss_binary_crossentropy(s, y, **p, firstlossidx=3)
-    value, gs = gradient(loss, ps)
-    assert value == loss(ps).item()
-    check_gradient(lambda p: loss(p).item(), ps, gs)
+    loss = lambda p, s=s, y=y: calc_loss_binary_crossentropy(s, y, **p, firstlossidx=3)
+    value, gs = value_and_gradient(loss, ps, s, y)
+    assert value == pytest.approx(loss(ps), rel=1e-13)
+    check_gradient(loss, ps, gs)
 
 
 def test_flossing_gradient_against_finite_differences():
     ps, s, _ = random_network(T=30)
     flossed, xInit = {name: ps[name] for name in ("ws", "J", "b")}, ps["xInit"]
-    loss = lambda p: ((calc_lyapunov_spectrum(s, None, **p, xInit=xInit, Tp=25, nLE=4, sONS=3) + 0.1) ** 2).mean()
-    _, gs = gradient(loss, flossed)
-    check_gradient(lambda p: loss(p).item(), flossed, gs)
+    loss = lambda p, s=s, x=xInit: calc_flossing_loss(s, **p, xInit=x, Tp=25, nLE=4, sONS=3, Lwnt=-0.1)[0]
+    _, gs = value_and_gradient(loss, flossed, s, xInit)
+    check_gradient(loss, flossed, gs)
 
 
 def spectrum_of(J, Tp, nLE, b=None, x=None, dtype=np.float64):
+    """By torch, having seen that NumPy gives the same."""
     N = len(J)
     zeros = np.zeros(N, dtype)
-    return calc_lyapunov_spectrum(
-        np.zeros((Tp, 1, 1), dtype), None, np.zeros((N, 1), dtype), np.asarray(J, dtype), zeros if b is None else b,
-        (zeros if x is None else x)[:, None], Tp, nLE, 1,
-    ).numpy()  # fmt: skip
+    s, ws, J = np.zeros((Tp, 1, 1), dtype), np.zeros((N, 1), dtype), np.asarray(J, dtype)
+    arrays = s, ws, J, zeros if b is None else b, (zeros if x is None else x)[:, None]
+    of_arrays, of_tensors = (
+        calc_lyapunov_spectrum(s, None, *rest, Tp, nLE, 1) for s, *rest in (arrays, map(torch.as_tensor, arrays))
+    )
+    np.testing.assert_allclose(of_arrays, of_tensors, atol=1e-13 if dtype == np.float64 else 1e-6)
+    return of_tensors.numpy()
 
 
 def test_diagonal_linear_recurrence_has_the_exponents_log_abs_diagonal():
@@ -146,6 +196,7 @@ def test_diagonal_linear_recurrence_has_the_exponents_log_abs_diagonal():
     diagonal = np.array([0.3, -0.9, 0.5, 0.1, 0.7])
     spectrum = spectrum_of(np.diag(diagonal), Tp=2000, nLE=5)
     np.testing.assert_allclose(spectrum, np.sort(np.log(np.abs(diagonal)))[::-1], atol=1e-12)
+    np.testing.assert_allclose(spectrum_of(np.diag(diagonal), Tp=2000, nLE=1), np.log([0.9]), atol=1e-12)
 
 
 def test_saturated_diagonal_network_has_the_exponents_of_its_fixed_points():
@@ -167,7 +218,7 @@ def test_orthogonal_coupling_in_the_linear_regime_has_exponents_zero():
 
 def test_the_sum_of_all_exponents_is_the_mean_log_determinant():
     ps, s, _ = random_network(N=5, T=60, B=1)
-    spectrum = calc_lyapunov_spectrum(s, None, ps["ws"], ps["J"], ps["b"], ps["xInit"], 60, 5, 1).numpy()
+    spectrum = calc_lyapunov_spectrum(s, None, ps["ws"], ps["J"], ps["b"], ps["xInit"], 60, 5, 1)
     x, log_determinants = ps["xInit"][:, 0], []
     for t in range(60):
         x = ps["J"] @ np.tanh(x) + ps["b"] + ps["ws"][:, 0] * s[t, 0, 0]
@@ -197,10 +248,11 @@ def test_too_short_a_simulation_averages_over_nothing():
 def test_qr_has_lapacks_signs_and_its_gradient_is_right(reference):
     recorded = reference("initial_qr")
     for key in [key[:-2] for key in recorded if key.endswith("_A")]:
-        Q, R = qr(torch.tensor(recorded[f"{key}_A"]))
-        # a few units in the last place of entries up to 1 and 11: Float32 Householder in another order
-        np.testing.assert_allclose(Q, recorded[f"{key}_Q"], atol=1e-6)
-        np.testing.assert_allclose(R, recorded[f"{key}_R"], atol=1e-5)
+        for convert in (torch.tensor, np.array):
+            Q, R = qr(convert(recorded[f"{key}_A"]))
+            # a few units in the last place of entries up to 1 and 11: Float32 Householder in another order
+            np.testing.assert_allclose(Q, recorded[f"{key}_Q"], atol=1e-6)
+            np.testing.assert_allclose(R, recorded[f"{key}_R"], atol=1e-5)
     A = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     assert torch.autograd.gradcheck(qr, A)
 
@@ -211,8 +263,9 @@ def test_initial_orthonormal_system_is_the_recorded_one(reference):
 
 
 def test_zygote_gradient_gives_zeros_for_an_array_that_is_not_used():
-    value, gs = gradient(lambda p: (p["a"] ** 2).sum(), {"a": np.array([1.0, 2.0]), "c": np.ones((2, 3))})
-    assert value == 5.0
+    loss_function = lambda p: ((p["a"] ** 2).sum(), "more")
+    value, more, gs = gradient(loss_function, {"a": np.array([1.0, 2.0]), "c": np.ones((2, 3))})
+    assert (value, more) == (5.0, "more")
     np.testing.assert_array_equal(gs["a"], [2.0, 4.0])
     np.testing.assert_array_equal(gs["c"], np.zeros((2, 3)))
 
@@ -221,6 +274,20 @@ def test_relax_ic_starts_from_the_drawn_state():
     J, b = np.zeros((3, 3), np.float32), np.array([0.1, 0.2, 0.3], np.float32)
     np.testing.assert_array_equal(relax_ic(4, 0, J, b, 2), MersenneTwister(4).randn_float32(3, 2))
     np.testing.assert_array_equal(relax_ic(4, 1, J, b, 2), np.stack([b, b], axis=1))
+
+
+def test_given_arrays_are_taken_and_stay_as_they_are():
+    """Training changes copies; the initial state relaxes in the network that was given."""
+    call, rng = short_call(), np.random.default_rng(0)
+    shapes = dict(ws=(16, 1), J=(16, 16), wr=(1, 16), b=(16,), offset=(1,))
+    given = {name: (rng.normal(size=shape) / 4).astype(np.float32) for name, shape in shapes.items()}
+    before = {name: x.copy() for name, x in given.items()}
+    record = train_rnn_flossing(**call, progress=False, initial=given)
+    for name in given:
+        np.testing.assert_array_equal(given[name], before[name])
+        np.testing.assert_array_equal(record.initial[name], before[name])
+    relaxed = relax_ic(call["sIC"], 100, given["J"], given["b"], call["B"])
+    np.testing.assert_array_equal(record.initial["xInit"], relaxed)
 
 
 @pytest.mark.parametrize("engine", ["adjoint", "autograd"])
@@ -274,3 +341,64 @@ def test_several_input_channels_are_differentiated_by_torch_and_refused_by_name_
                 call("adjoint")
         else:
             np.testing.assert_allclose(call("adjoint")[2]["ws"], gradients["ws"], rtol=0, atol=1e-4 * np.abs(gradients["ws"]).max())
+
+
+CHANGES = {  # of the README's section "Change the model": relu for tanh, squares for the cross-entropy
+    "phi = tanh": "phi = lambda x: x.clip(0)",
+    "return sech_squared(x)": "return 1.0 * (x > 0)",
+    "loss = loss + logitbinarycrossentropy(r, rtarg[ti - 1], agg=lambda losses: losses.sum())":
+        "loss = loss + ((r - rtarg[ti - 1]) ** 2).sum()",
+    "accuracy += ((sigmoid(r) >= 0.5) == rtarg[ti - 1]).sum().item()":
+        "accuracy += ((r >= 0.5) == rtarg[ti - 1]).sum().item()",
+}  # fmt: skip
+
+
+def test_a_changed_model_is_trained_by_autograd(tmp_path):
+    """Lines of a copy; the first loss, accuracy and spectrum as NumPy computes them of the new formulae in Float64."""
+    copy, ignored = tmp_path / "copy", shutil.ignore_patterns(".*", "__pycache__", "tests", "out", "*.png")
+    shutil.copytree(ROOT, copy, ignore=ignored)
+    source = (copy / "gradient_flossing_example.py").read_text()
+    for old, new in CHANGES.items():
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    (copy / "gradient_flossing_example.py").write_text(source)
+    call = short_call(E=3, Ep=1, Ni=0, nLE=3)
+    options = [f"--{parameter}={value}" for parameter, value in call.items()]
+    command = [sys.executable, "gradient_flossing_example.py", "--engine", "autograd", "--quiet", *options]
+    subprocess.run(command, cwd=copy, check=True)
+    record = load_record(copy / "out" / "record.npz")
+
+    T, B, delay = call["T"], call["B"], call["delay"]
+    advance = lambda ps, x, s: ps["J"] @ np.maximum(x, 0) + ps["b"][:, None] + ps["ws"] * s
+    s, y = generate_input_output(B, T, call["E"] + 1, 1, 1.0, delay, -1)
+    order = MersenneTwister(1).shuffled_indices(B)
+    ps = {key: x.astype(float) for key, x in record.first_training_parameters.items()}
+    x, losses, hits = ps["xInit"], [], []
+    for t in range(T):
+        x = advance(ps, x, s[t, 0, order])
+        r = ps["wr"] @ x + ps["offset"]
+        losses.append((r - y[t, 0, order]) ** 2)
+        hits.append((r >= 0.5) == y[t, 0, order])
+    first = 2 * delay - 1
+    assert record.loss[0] == pytest.approx(np.mean(losses[first:]), rel=1e-4)
+    assert record.accuracy[0] == pytest.approx(np.mean(hits[first:]), abs=1e-12)
+
+    ps = {key: x.astype(float) for key, x in record.initial.items()}
+    s, _ = generate_input_output(1, call["Ti"], call["E"] + 2, 1, 1.0, delay, -1)
+    x, Q, log_R = ps["xInit"][:, :1], initial_orthonormal_system(1, 16, 3).astype(float), []
+    for t in range(call["Tp"]):
+        x = advance(ps, x, s[t, 0, 0])
+        Q, R = np.linalg.qr((x > 0) * ps["J"] @ Q)
+        log_R.append(np.log(np.abs(np.diagonal(R))))
+    np.testing.assert_allclose(record.lyapunov_spectrum[0], np.mean(log_R[10 + 3 :], axis=0), atol=1e-4)
+
+
+def test_the_default_engine_imports_no_torch():
+    """Nor do its diagnostics: torch takes seconds to import."""
+    program = (
+        "import sys; from gradient_flossing_example import *; from tests.conftest import short_call\n"
+        "from extras.lyapunov import Diagnostics\n"
+        "train_rnn_flossing(**short_call(), progress=False, diagnostics=Diagnostics(True, (1,), (5,)))\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

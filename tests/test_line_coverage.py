@@ -16,7 +16,7 @@ NOT_CODE = {
     "ex": {7, 40, 62, 75, 88, 103, 117, 118, 119, 151, 160, 161, 170, 186, 187, 188, 189, 199, 200, 201},
     "xor": {1, 2, 4},
 }
-PORT = ["gradient_flossing_example.py", "gf_task05spatialXORShort.py", "extras/check_parameters.py"]
+PORT = ["gradient_flossing_example.py", "gf_task05spatialXORShort.py"]
 PORT += sorted(str(path.relative_to(ROOT)) for path in (ROOT / "julia_packages").glob("*.py"))
 SOURCE = {path: (ROOT / path).read_text() for path in PORT}
 PAGE = (ROOT / "tests" / "side_by_side" / "README.md").read_text()

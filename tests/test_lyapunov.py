@@ -1,15 +1,16 @@
 """Long-term Jacobian and diagnostics: against known singular values, multi-precision, differences and recordings."""
 
+import os
+
 import numpy as np
 import pytest
 
-from extras.check_parameters import discarded_steps
 from extras.lyapunov import (
-    Diagnostics, jacobi_log_singular_values, log_condition_number, log_gradient_norm, log_singular_values,
-    long_term_diagnostics, lyapunov_spectrum, step_jacobians, tournament, trajectory,
+    Diagnostics, check_diagnostics, jacobi_log_singular_values, log_condition_number, log_gradient_norm, log_singular_values,
+    long_term_diagnostics, lyapunov_spectrum, step_jacobians, trajectory,
 )  # fmt: skip
 from gradient_flossing_example import (
-    calc_lyapunov_spectrum, generate_input_output, initial_orthonormal_system, train_rnn_flossing,
+    calc_lyapunov_spectrum, discarded_steps, generate_input_output, initial_orthonormal_system, train_rnn_flossing,
 )  # fmt: skip
 from tests.conftest import short_call
 
@@ -46,9 +47,25 @@ def test_singular_values_far_beyond_float_range_are_exact():
 
 
 def test_invariant_axes_in_ascending_order():
-    """A diagonal recurrence, smallest exponent first, followed in the axes' own basis."""
+    """A diagonal recurrence, smallest exponent first: of axes no QR would sort them."""
     jacobians = np.broadcast_to(np.diag(np.exp(EXPONENTS[::-1])), (T, 8, 8))
-    np.testing.assert_allclose(log_singular_values(jacobians, [T], Q=np.eye(8))[0], T * EXPONENTS, atol=1e-9)
+    np.testing.assert_allclose(log_singular_values(jacobians, [T])[0], T * EXPONENTS, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_rows_of_any_number_and_scales_in_any_order(n):
+    """diag(exp(l)) V with V orthogonal has the singular values exp(l), here up to e^+-700."""
+    rng = np.random.default_rng(n)
+    log_scale, V = rng.uniform(-700, 700, n), orthogonal(rng, n)
+    np.testing.assert_allclose(jacobi_log_singular_values(log_scale, V), np.sort(log_scale)[::-1], atol=1e-11)
+
+
+@pytest.mark.parametrize("cosine", [1e-9, 1e-7, 1e-4, 0.5])
+def test_rows_that_are_not_quite_orthogonal(cosine):
+    """Six rows of one scale: eigenvalues 1 - c, five times, and 1 + 5 c of their Gram matrix."""
+    U = np.linalg.cholesky(np.full((6, 6), cosine) + (1 - cosine) * np.eye(6))
+    expected = 0.5 * np.log1p(np.array([5 * cosine] + 5 * [-cosine]))
+    np.testing.assert_allclose(jacobi_log_singular_values(np.zeros(6), U), expected, atol=1e-15)
 
 
 def test_random_network_against_multiprecision():
@@ -74,15 +91,6 @@ def test_short_products_agree_with_numpy():
     assert log_condition_number(log_sigma) == pytest.approx(np.log(np.linalg.cond(product)), abs=1e-4)
 
 
-def test_followed_directions_only():
-    s, ws, J, b, x0, _ = random_network(4, T=4)
-    jacobians = step_jacobians(trajectory(s, ws, J, b, x0), J)
-    Q = orthogonal(np.random.default_rng(5), 24, 5)
-    product = np.linalg.multi_dot([*jacobians[::-1], Q])
-    expected = np.log(np.linalg.svd(product, compute_uv=False))
-    np.testing.assert_allclose(log_singular_values(jacobians, [4], Q)[0], expected, atol=1e-10)
-
-
 def test_orthogonal_product_has_condition_number_one():
     jacobians = np.array([orthogonal(np.random.default_rng(seed), 10) for seed in range(T)])
     np.testing.assert_allclose(log_singular_values(jacobians, [T]), 0, atol=1e-11)
@@ -90,7 +98,7 @@ def test_orthogonal_product_has_condition_number_one():
 
 def test_singular_step_gives_minus_infinity_like_values_and_no_nan():
     jacobians = np.broadcast_to(np.diag([2.0, 1.0, 0.0]), (50, 3, 3))
-    log_sigma = log_singular_values(jacobians, [50], Q=np.eye(3))[0]
+    log_sigma = log_singular_values(jacobians, [50])[0]
     np.testing.assert_allclose(log_sigma[:2], [50 * np.log(2), 0], atol=1e-10)
     assert log_sigma[2] < -1e100
 
@@ -102,15 +110,13 @@ def test_lyapunov_spectrum_of_a_diagonal_recurrence():
 
 
 def test_spectrum_agrees_with_the_port_of_the_original():
-    torch = pytest.importorskip("torch")
-
     s, ws, J, b, x0, _ = random_network(6, N=24, T=55)
     ours = lyapunov_spectrum(
         step_jacobians(trajectory(s, ws, J, b, x0), J), initial_orthonormal_system(1, 24, 10).astype(float),
         discard=discarded_steps(55),
     )  # fmt: skip
     theirs = calc_lyapunov_spectrum(s[:, :, None], None, ws, J, b, x0[:, None], 55, 10, 1)
-    assert theirs.dtype == torch.float64
+    assert theirs.dtype == np.float64
     np.testing.assert_allclose(ours, theirs, atol=1e-10)
 
 
@@ -131,12 +137,6 @@ def test_gradient_norm_beyond_float_range():
     x = np.full((1001, 4), 1e-200)
     expected = 1000 * np.log(0.1) + np.log(2)
     assert log_gradient_norm(x, 0.1 * np.eye(4), np.ones(4), [1000])[0] == pytest.approx(expected)
-
-
-def test_tournament_meets_every_pair_once():
-    for n in (1, 2, 5, 8):
-        pairs = [tuple(sorted(p)) for i, j in tournament(n) for p in zip(i.tolist(), j.tolist())] if n > 1 else []
-        assert sorted(pairs) == [(a, b) for a in range(n) for b in range(a + 1, n)]
 
 
 def test_single_direction():
@@ -205,8 +205,29 @@ def test_the_spectrum_is_that_of_the_original_algorithm(record):
     p, ps = record.parameters, {name: x.astype(np.float64) for name, x in record.final.items()}
     s, _ = generate_input_output(1, p["Tp"], p["sIn"], p["S"], p["I1"], p["delay"], p["task"])
     args = (ps["ws"], ps["J"], ps["b"], ps["xInit"], p["Tp"], p["nLE"], p["sONS"])
-    expected = calc_lyapunov_spectrum(s.astype(np.float64), None, *args).numpy()
+    expected = calc_lyapunov_spectrum(s.astype(np.float64), None, *args)
     np.testing.assert_allclose(long_term_diagnostics(p, record.final)["lyapunov_spectrum"], expected, atol=1e-6)
+
+
+def test_the_spectrum_takes_as_many_steps_as_flossing_does(record):
+    """Tp, however far the horizons reach; all N exponents where none are flossed, of the orthonormal system of sONS."""
+    p, ps = record.parameters, record.final
+    alone = long_term_diagnostics(p, ps)
+    assert list(alone) == ["lyapunov_spectrum"]
+    np.testing.assert_array_equal(long_term_diagnostics(p, ps, (3, 50))["lyapunov_spectrum"], alone["lyapunov_spectrum"])
+    all_of_them = long_term_diagnostics(p | {"nLE": 0}, ps)["lyapunov_spectrum"]
+    assert all_of_them.shape == (16,)
+    np.testing.assert_allclose(all_of_them[:10], long_term_diagnostics(p | {"nLE": 16}, ps)["lyapunov_spectrum"][:10])
+
+
+def test_the_longest_horizon_that_fits_into_32_gib(monkeypatch):
+    """16 bytes for each entry of each Jacobian, here of 16 neurons: with what they are made of."""
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 2**12, "SC_PHYS_PAGES": 2**23}.get, raising=False)
+    fits, too_long = (Diagnostics(epochs=(6,), horizons=(5, steps)) for steps in (8_300_000, 8_500_000))
+    assert check_diagnostics(fits, short_call()) is fits
+    with pytest.raises(ValueError, match="horizons.*8500000.*GiB"):
+        check_diagnostics(too_long, short_call())
+    check_diagnostics(Diagnostics(horizons=(10**9,)), short_call())  # not asked for at any epoch
 
 
 def test_no_diagnostics_unless_asked_for():

@@ -5,7 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from julia_packages.random import ZIGGURAT_INV_R, ZIGGURAT_R, MersenneTwister, epoch_generator, ziggurat_tables
+from julia_packages.random import (
+    ZIGGURAT_INV_R, ZIGGURAT_R, MersenneTwister, epoch_generator, init_by_array, ziggurat_tables,
+)  # fmt: skip
 from julia_packages.xorshifts import Xoroshiro128Star
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -296,3 +298,13 @@ def test_a_normal_of_the_tail():
     """Julia 1.5.3: Random.seed!(6); [randn() for _ in 1:2000]. A draw whose first pair of uniforms just fits the tail."""
     normals = MersenneTwister(6).randn_float64(2000)
     assert (normals[1983], normals[1999]) == (-4.067621291742388, -2.1756864093938173)
+
+
+@pytest.mark.parametrize("seed, limbs", [
+    (0, [0]), (1, [1]), (2**32 - 1, [2**32 - 1]), (2**32, [0, 1]), (5 + 2**63, [5, 2**31]), (2**64 - 1, [2**32 - 1] * 2),
+    (2**64, [0, 0, 1]), (2**96 + 7 * 2**32, [0, 7, 0, 1]),
+])  # fmt: skip
+def test_a_seed_is_cut_into_limbs_of_32_bits_the_least_first(seed, limbs):
+    expected = MersenneTwister(0)
+    expected._start(init_by_array(limbs))
+    np.testing.assert_array_equal(MersenneTwister(seed).words(8), expected.words(8))

@@ -30,7 +30,7 @@ except ImportError:
     jax = None
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import gradient_flossing_example as example  # noqa: E402
-from extras.check_parameters import discarded_steps  # noqa: E402
+from gradient_flossing_example import discarded_steps  # noqa: E402
 
 README_SIZES = dict(N=80, T=300, B=16, Tp=55, nLE=75)  # of the README call
 SIZES = {  # what differs from them

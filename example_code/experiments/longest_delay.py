@@ -22,7 +22,7 @@ from extras.run import Run  # noqa: E402
 from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
 from gradient_flossing_example import (  # noqa: E402
-    README_CALL, first_loss_index, flossing_engine, train_ls_append, train_rnn_flossing, training_engine,
+    README_CALL, calc_flossing_loss, first_loss_index, flossing_engine, train_ls_append, train_rnn_flossing, training_engine,
 )  # fmt: skip
 from julia_packages.flux import ADAMW, ClipNorm, update  # noqa: E402
 from julia_packages.linear_algebra import blas_threads  # noqa: E402
@@ -60,7 +60,7 @@ def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_ever
             if ei == 1:
                 for i in run.flossing_steps(p.Ep):
                     s, _ = generate_input_output(1, p.Ti, p.E * p.sIn + ei + i, p.S, p.I1, p.delay, p.task)
-                    train_ls_append(flossing_gradient, psFlossing, ps["xInit"], s, optFlossing, run)
+                    train_ls_append({calc_flossing_loss: flossing_gradient}, psFlossing, ps["xInit"], s, optFlossing, run)
             if rate is None or (ei - 1) % CHECK == 0:
                 rate, share = decide(run.columns["accuracy"].array(), p.lr, high, p.E)
                 opt.os[0].eta = rate
