@@ -15,11 +15,15 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from extras.signals import ctrl_c_ends_at_once
 
-from extras.command_line import run
+if __name__ == "__main__":
+    ctrl_c_ends_at_once()  # while the modules below are imported
+
+from extras.command_line import train_command
 from gradient_flossing_example import README_CALL, train_rnn_flossing
 
 CALL = README_CALL._replace(Ef=100, Ei=100, Ep=500, Ni=2)  # 500 steps before training, 100 at the epochs 100 and 200
 
 if __name__ == "__main__":
-    run(train_rnn_flossing, {"default": CALL}, name="flossing_during_training", description=__doc__)
+    train_command(train_rnn_flossing, {"default": CALL}, name="flossing_during_training", description=__doc__)
