@@ -26,15 +26,14 @@ class CheckpointError(Stopped, ValueError):
 class Checkpoint:
     """The file `path` of a run, or None. every: steps (of training and flossing) between two saves.
 
-    options: dict, for JSON, of what makes two runs the same beside the parameters (dict of the 33); initial: dict of the
-    arrays given instead of drawn ones. `saved` is None, or (metadata, arrays) of the record so far. `held` is a context:
-    at its end others may use the file. CheckpointError if the place or the file will not do.
+    options: dict, for JSON, of what makes two runs the same beside the parameters (dict of the 33). `saved` is None, or
+    (metadata, arrays) of the record so far. `held` is a context: at its end others may use the file. CheckpointError if
+    the place or the file will not do.
     """
 
-    def __init__(self, path, every, parameters, options, initial):
+    def __init__(self, path, every, parameters, options):
         self.every = check_integer("checkpoint_every", every, minimum=1)
-        self.path, self.parameters, self.options, self.initial = path, parameters, options, initial
-        self.saved = None
+        self.path, self.parameters, self.options, self.saved = path, parameters, options, None
         with ExitStack() as held:
             if path is not None:
                 try:
@@ -51,16 +50,14 @@ class Checkpoint:
             metadata, arrays = load_arrays(self.path, FORMAT, check_checkpoint)
         except (ValueError, OSError) as error:
             raise CheckpointError(f"checkpoint, left as it is: {error}") from None
-        record = part(arrays, "record")
-        different = [differing(metadata["record"]["parameters"] | metadata["options"], self.parameters | self.options)]
-        different += [f"initial {name}" for name, x in self.initial.items() if not np.array_equal(x, record[f"initial/{name}"])]
-        if any(different):
-            raise CheckpointError(f"{self.path}: checkpoint of another run, left as it is: {', '.join(filter(None, different))}")
+        saved = metadata["record"]["parameters"] | metadata["options"]
+        if different := differing(saved, self.parameters | self.options):
+            raise CheckpointError(f"{self.path}: checkpoint of another run, left as it is: {different}")
         there, here = metadata["record"]["versions"], versions(self.options["engine"])
         if changed := differing(there, {name: here[name] for name in here if name in there}):
             warnings.warn(f"{self.path} was made with {changed}: the last bits may differ now", stacklevel=5)
         self.arrays = arrays
-        return metadata["record"], record
+        return metadata["record"], part(arrays, "record")
 
     def restore(self, ps, optimisers):
         """Put what was saved into the parameters ps (dict of arrays, in place) and into the optimisers (dict)."""

@@ -47,15 +47,11 @@ def make_parser(calls, description=None):
     default, defaults = next(iter(calls.items()))
     explained = [f"{word}: {differing(call._asdict(), defaults._asdict()) or 'the defaults below'}" for word, call in calls.items()]
     parser.add_argument("call", nargs="?", choices=list(calls), default=default, help="; ".join(explained))
-    for title in dict.fromkeys(parameter.group for parameter in PARAMETERS.values()):
-        group = parser.add_argument_group(title)
-        for name, parameter in PARAMETERS.items():
-            if parameter.group == title:
-                unit = f" [{parameter.unit}]" if parameter.unit else ""
-                text = f"{parameter.meaning}{unit}; default {getattr(defaults, name)}"
-                group.add_argument(f"--{name}", type=parameter.kind, metavar=parameter.kind.__name__.upper(), help=text)
-        if title == "seeds":
-            group.add_argument("--seed", type=int, metavar="INT", help="all four of them")
+    groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(p.group for p in PARAMETERS.values())}
+    for name, p in PARAMETERS.items():
+        text = f"{p.meaning}{f' [{p.unit}]' if p.unit else ''}; default {getattr(defaults, name)}"
+        groups[p.group].add_argument(f"--{name}", type=p.kind, metavar=p.kind.__name__.upper(), help=text)
+    groups["seeds"].add_argument("--seed", type=int, metavar="INT", help="all four of them")
     group = parser.add_argument_group("output and engine (not in the original)")
     group.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder of the files; default out")
     group.add_argument("--engine", choices=ENGINES, default="adjoint", help="which code takes the gradients")

@@ -33,7 +33,7 @@ class StatusLine:
         """parts: [(rank, text), ...] in the order shown; where they do not fit, those of the highest rank are left out."""
         if not self.terminal:
             if due:
-                self.line("  ".join(text for _, text in parts))
+                self.line(fitting(parts, sys.maxsize))
         elif abs(time.perf_counter() - self.drawn_at) > REDRAW:
             text = fitting(parts, self.columns() - 1)
             say("\r" + text.ljust(min(self.width, self.columns() - 1)), self.stream, end="")
@@ -56,10 +56,9 @@ class StatusLine:
 
 
 def fitting(parts, width):
-    parts = list(parts)
-    while len(parts) > 1 and len("  ".join(text for _, text in parts)) > width:
-        parts.remove(max(parts))
-    return "  ".join(text for _, text in parts)[:width]
+    while len(text := "  ".join(text for _, text in parts)) > width and len(parts) > 1:
+        parts = [part for part in parts if part != max(parts)]
+    return text[:width]
 
 
 class Progress:
@@ -96,7 +95,6 @@ class Progress:
         mean = self.seconds[kind] = mean + SMOOTHING * (took - mean)
         training, flossing = (self.seconds.get(k, mean) for k in ("training", "flossing"))
         left = int(epochs_left * training + max(self.flossing_left, 0) * flossing)
-        due = done < total and done % max(total // 10, interval) == 0
+        parts += [(4, f"{1 / mean:.0f} steps/s"), (3, f"{left // 60}:{left % 60:02d} left")]
         if self.enabled:
-            parts += [(4, f"{1 / mean:.0f} steps/s"), (3, f"{left // 60}:{left % 60:02d} left")]
-            self.status.show(parts, due)
+            self.status.show(parts, done < total and done % max(total // 10, interval) == 0)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import defaultdict
 from contextlib import contextmanager
+from hashlib import sha256
 
 import numpy as np
 
@@ -40,8 +41,9 @@ class Run:
         self.engine = engine
         self.initial = check_initial(initial, p)
         self.diagnostics = check_diagnostics(diagnostics, p)
-        options = {"engine": engine, "diagnostics": self.diagnostics.description(), "initial": sorted(self.initial)}
-        self.checkpoint = Checkpoint(checkpoint, checkpoint_every, p, options, self.initial)
+        given = {name: sha256(x.tobytes()).hexdigest()[:16] for name, x in self.initial.items()}
+        options = {"engine": engine, "diagnostics": self.diagnostics.description(), "initial": given}
+        self.checkpoint = Checkpoint(checkpoint, checkpoint_every, p, options)
         self.columns = defaultdict(list)  # what grows by a value at each step
         self.fixed = {}  # what does not: the arrays initial/... and first_.../...
         self.signal, self.interrupted, self.steps, self.elapsed = None, False, 0, 0.0
@@ -143,9 +145,8 @@ class Run:
         for name, (dtype, shape) in described(self.parameters, epochs, steps).items():
             if name not in arrays:
                 arrays[name] = np.array(self.columns[name], dtype).reshape(shape)
-        for name in self.columns.keys() - arrays.keys():  # of the diagnostics
-            arrays[name] = np.array(self.columns[name])
-        return TrainingRecord.from_arrays(metadata, arrays)
+        diagnostics = {name: np.array(rows) for name, rows in self.columns.items() if name not in arrays}
+        return TrainingRecord.from_arrays(metadata, arrays | diagnostics)
 
     def add(self, values):
         """A value for each named column."""
