@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from extras.files import load_arrays, locked, remove_leftovers, save_arrays
+from extras.files import load_arrays, locked, save_arrays
 from extras.record import Stopped, check_arrays, check_record, shapes, versions
 from julia_packages.checks import check_integer, shown
 from julia_packages.flux import ADAM
@@ -38,7 +38,6 @@ class Checkpoint:
             if path is not None:
                 try:
                     held.enter_context(locked(path))
-                    remove_leftovers(path)
                 except (OSError, TypeError, ValueError) as error:
                     raise CheckpointError(f"checkpoint = {shown(path)}: {error}") from None
                 self.path = Path(path)

@@ -32,7 +32,7 @@ def actual(path):
 def locked(path):
     """Within the block no other run can lock `path`: OSError if one has, or if no file can be made beside `path`.
 
-    The lock ends with the process, however that ends; a file `.NAME.lock` that a killed one leaves is no obstacle.
+    The lock ends with the process, however that ends; what killed ones have left beside `path` is removed.
     """
     path = actual(path)
     if fcntl is None:
@@ -47,6 +47,8 @@ def locked(path):
             free = error.errno not in (errno.EAGAIN, errno.EACCES)  # a file system without locks
         if not free:
             raise OSError(f"{path}: another run is using it")
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            leftover.unlink(missing_ok=True)
         try:
             yield
         finally:
@@ -76,13 +78,6 @@ def write_atomically(path, data):
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-
-
-def remove_leftovers(path):
-    """Delete the temporary files of processes that were killed while they wrote `path`, which must be locked."""
-    path = actual(path)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        leftover.unlink(missing_ok=True)
 
 
 def load_arrays(path, format, check=lambda metadata, arrays: None):

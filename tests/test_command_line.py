@@ -295,7 +295,7 @@ def test_imported_the_scripts_leave_ctrl_c_alone():
 def test_lost_output_costs_nothing(tmp_path):
     """A full disk, `| head -1`, a terminal that is closed."""
     pty = pytest.importorskip("pty")
-    command = [sys.executable, "-u", SCRIPT, *SMALL]
+    command = [sys.executable, SCRIPT, *SMALL]
     with open("/dev/full", "w") as full:
         done = subprocess.run([*command, str(tmp_path / "full")], stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, "")
