@@ -34,7 +34,7 @@ class Terminated(Stopped, SystemExit):
     """SIGTERM or SIGHUP has ended the run. The message is the exit status, 128 + the number of the signal."""
 
 
-@dataclass(eq=False, repr=False)
+@dataclass
 class TrainingRecord:
     """What a run of E epochs and F flossing steps computed; norms are 2-norms, gradients those before clipping.
 
