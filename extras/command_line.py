@@ -45,8 +45,8 @@ def make_parser(calls, description=None):
     )
     parser._negative_number_matcher = re.compile(r"-[\d.]")  # else -1e-3 is taken for an option
     default, defaults = next(iter(calls.items()))
-    explained = [f"{word}: {differing(call._asdict(), defaults._asdict()) or 'the defaults below'}" for word, call in calls.items()]
-    parser.add_argument("call", nargs="?", choices=list(calls), default=default, help="; ".join(explained))
+    words = [f"{word}: {differing(call._asdict(), defaults._asdict()) or 'the defaults'}" for word, call in calls.items()]
+    parser.add_argument("call", nargs="?", choices=list(calls), default=default, help="; ".join(words))
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(p.group for p in PARAMETERS.values())}
     for name, p in PARAMETERS.items():
         text = f"{p.meaning}{f' [{p.unit}]' if p.unit else ''}; default {getattr(defaults, name)}"

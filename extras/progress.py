@@ -88,7 +88,7 @@ class Progress:
         self.step("flossing", parts, done, steps, 100, self.E - ei + 1)
 
     def step(self, kind, parts, done, total, interval, epochs_left):
-        """A step of this kind ends; elsewhere than on a terminal a line is due every `interval`, of long runs every tenth."""
+        """A step of this kind ends. In a log a line is due every `interval` steps, or every tenth of the total."""
         now = time.perf_counter()
         took, self.since = max(now - self.since, 1e-9), now  # a clock may go back
         mean = self.seconds.get(kind, took)

@@ -153,7 +153,8 @@ def check_record(metadata, arrays):
     if {name: type(value) for name, value in metadata.items()} != METADATA:
         raise ValueError(f"{', '.join(METADATA)}: missing, or of another type")
     p, seconds = metadata["parameters"], metadata["elapsed_time"]
-    wrong = [name for name, known in PARAMETERS.items() if type(p.get(name)) is not known.kind or not abs(p[name]) < math.inf]
+    kinds = {name: parameter.kind for name, parameter in PARAMETERS.items()}
+    wrong = [name for name, kind in kinds.items() if type(p.get(name)) is not kind or not abs(p[name]) < math.inf]
     if wrong or metadata["versions"].get("engine") not in ENGINES or not math.isfinite(seconds):
         raise ValueError(f"parameters ({', '.join(wrong)}), engine or elapsed_time: not those of a run")
     epochs, steps = (arrays[name].size if name in arrays else 0 for name in ("loss", "flossing_loss"))

@@ -328,7 +328,8 @@ def test_other_versions_are_warned_of(saved, tmp_path):
 
 def test_what_is_no_file_is_refused_at_once(tmp_path, capsys):
     os.mkfifo(tmp_path / "fifo")
-    for path in (tmp_path / "fifo", "/dev/null", tmp_path, tmp_path / "no" / "folder", tmp_path / ("x" * 300), "", "\0", True, b"run"):
+    folders = ("/dev/null", tmp_path, tmp_path / "no" / "folder")
+    for path in (tmp_path / "fifo", *folders, tmp_path / ("x" * 300), "", "\0", True, b"run"):
         with pytest.raises(ValueError, match="^checkpoint = "):
             train_rnn_flossing(**CALL, checkpoint=path)
     assert capsys.readouterr().out == "" and names(tmp_path) == ["fifo"]
@@ -389,7 +390,8 @@ def test_ctrl_c_says_how_far_the_run_came_and_how_to_go_on(tmp_path, capsys, mon
     right = port.Run.step_done
     monkeypatch.setattr(port.Run, "step_done", lambda run: (run.ei == 4 and signal.raise_signal(signal.SIGINT), right(run)))
     train_rnn_flossing(**CALL, checkpoint=tmp_path / "run.npz")
-    assert capsys.readouterr().err == f"interrupted after 4 of 120 epochs; the same call goes on from {tmp_path / 'run.npz'}\n"
+    go_on = f"the same call goes on from {tmp_path / 'run.npz'}"
+    assert capsys.readouterr().err == f"interrupted after 4 of 120 epochs; {go_on}\n"
     assert train_rnn_flossing(**CALL).interrupted
     assert capsys.readouterr().err == "interrupted after 4 of 120 epochs\n"
     assert train().interrupted
@@ -424,7 +426,8 @@ def test_a_run_with_everything_on_equals_that_with_everything_off(tmp_path):
 
     call = short_call(E=30, Ef=10, Ei=5, Ep=20, Ni=3)
     off = train_rnn_flossing(**call, progress=False)
-    on = train_rnn_flossing(**call, checkpoint=tmp_path / "run.npz", checkpoint_every=10, diagnostics=Diagnostics(True, (1, 15, 30)))
+    watched = dict(checkpoint=tmp_path / "run.npz", checkpoint_every=10, diagnostics=Diagnostics(True, (1, 15, 30)))
+    on = train_rnn_flossing(**call, **watched)
     overview_figure(on)
     on.diagnostics.clear()
     assert on == off

@@ -84,15 +84,16 @@ def test_help_explains_each_option():
         assert f"\n{title}:\n" in text
     for option in ("--out", "--engine", "--checkpoint", "--quiet", "--seed"):
         assert option in text
-    assert "short: the defaults below; long: E = 3001, Ef = 100, Ei = 500, Ep = 500\n" in text
+    assert "short: the defaults; long: E = 3001, Ef = 100, Ei = 500, Ep = 500\n" in text
     assert max(map(len, text.splitlines())) <= 120
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["--epochs", "3"], "unknown option --epochs"), (["--dela=3"], "unknown option --dela "), (["--E", "3.5"], "--E: invalid int value: '3.5'"),
-    (["--lr", "fast"], "--lr: invalid float value: 'fast'"), (["--E"], "--E"), (["--engine", "jax"], "jax"), (["301"], "301"),
-    (["--E", "-1"], "E must be an integer >= 0, got -1"), (["--N", "nan"], "--N"), (["--g", "nan"], "g must be a finite number"),
-    (["--T", "10"], "T = 10: must be > 10"), (["--S", "2"], "S = 2: must be 1"), (["--E", "9" * 5000], "--E: invalid int value: '999"),
+    (["--epochs", "3"], "unknown option --epochs"), (["--dela=3"], "unknown option --dela "), (["301"], "301"),
+    (["--E", "3.5"], "--E: invalid int value: '3.5'"), (["--lr", "fast"], "--lr: invalid float value: 'fast'"),
+    (["--E"], "--E"), (["--engine", "jax"], "jax"), (["--E", "-1"], "E must be an integer >= 0, got -1"),
+    (["--N", "nan"], "--N"), (["--g", "nan"], "g must be a finite number"), (["--T", "10"], "T = 10: must be > 10"),
+    (["--S", "2"], "S = 2: must be 1"), (["--E", "9" * 5000], "--E: invalid int value: '999"),
 ])  # fmt: skip
 def test_what_is_not_allowed_is_refused_in_one_line(argv, says, tmp_path, capsys):
     assert says in refusal(argv, tmp_path, capsys)
@@ -173,7 +174,7 @@ def test_what_cannot_be_written_is_rescued_under_a_name_that_nobody_foresees(tmp
     record = train_rnn_flossing(*SHORT, progress=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for _ in range(2):
-        with pytest.raises(SystemExit, match=r"^error: .*record.npz cannot be written \(.*\); the record is in .*record_.*npz$"):
+        with pytest.raises(SystemExit, match=r"^error: .*record.npz cannot be written \(.*\); the record is in .*npz$"):
             command_line.save(record, tmp_path / "none" / "record.npz")
     one, other = tmp_path.glob("record_*.npz")
     assert str(os.getpid()) not in one.name and one.name != other.name
@@ -288,8 +289,9 @@ runpy.run_path({str(ROOT / script)!r}, run_name="__main__")"""
 
 
 def test_imported_the_scripts_leave_ctrl_c_alone():
-    program = "import signal, gradient_flossing_example; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT).stdout == "True\n"
+    program = "import signal, gradient_flossing_example as _; print(signal.getsignal(signal.SIGINT))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert "default_int_handler" in done.stdout
 
 
 def test_lost_output_costs_nothing(tmp_path):
@@ -320,9 +322,10 @@ def test_the_second_of_two_commands_is_refused_and_a_killed_one_goes_on(tmp_path
     first = subprocess.Popen([*command, *out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert any(line.startswith("epoch 150/") for line in first.stdout)
     first.send_signal(signal.SIGSTOP)  # however long the next ones take
-    for elsewhere, says in ((out, "out/record.npz: another run is using it"), (["--out", str(tmp_path)], "run.npz: another run")):
+    for elsewhere, file in ((out, "out/record.npz"), (["--out", str(tmp_path)], "run.npz")):
         second = subprocess.run([*command, *elsewhere], capture_output=True, text=True)
-        assert second.returncode == 1 and says in second.stderr and second.stderr.count("\n") == 1 and not second.stdout
+        assert second.returncode == 1 and not second.stdout
+        assert f"{file}: another run is using it" in second.stderr and second.stderr.count("\n") == 1
     first.send_signal(signal.SIGCONT)
     first.send_signal(signal.SIGTERM)
     _, error = first.communicate()

@@ -15,7 +15,13 @@ from gradient_flossing_example import train_rnn_flossing
 from tests.conftest import ROOT, short_call
 
 CALL = short_call(E=200, Ef=50, Ei=30, Ep=130, Ni=2)
-PROGRAM = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import extras.progress; extras.progress.REDRAW = 0.002; from gradient_flossing_example import train_rnn_flossing as t; t(**{CALL})"
+PROGRAM = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import extras.progress
+from gradient_flossing_example import train_rnn_flossing
+extras.progress.REDRAW = 0.002
+train_rnn_flossing(**{CALL})"""
 SECONDS = re.compile(r"^ *\d+\.\d+ seconds$")
 STATUS = re.compile(
     r"^epoch \d+/200  (loss \d\.\d{4}  accuracy +\d+\.\d %|flossing \d+/\d+  loss [\d.e-]+)"
