@@ -66,7 +66,7 @@ class Checkpoint:
                 mt, vt, powers = (self.arrays[f"{outer}/{name}/{kind}"] for kind in ("mt", "vt", "powers"))
                 adam_of(optimiser).state[id(x)] = mt, vt, tuple(powers.tolist())
 
-    def save(self, record, ps, optimisers, last=False):
+    def save(self, record, ps, optimisers, last):
         """Write the file. If it cannot be written, warn and try again at the next save; the last one must succeed."""
         metadata, arrays = record.to_arrays()
         arrays = {f"record/{name}": x for name, x in arrays.items()}
