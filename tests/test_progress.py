@@ -208,8 +208,18 @@ def test_a_line_on_a_terminal_is_changed_ten_times_a_second_and_wiped_out(clock)
     status.line("alone")
     assert stream.getvalue().removeprefix("\ra long line\rshort      ") == "\r     \rstays\nalone\n"
     clock.now -= 1000
-    status.show([(0, "again")])
-    assert stream.getvalue().endswith("\ragain")
+    status.show([(0, "again and again")])
+    assert stream.getvalue().endswith("\ragain and again")
+    clock.now += 1
+    status.columns = lambda: 10  # the window has become narrower
+    status.show([(0, "over")])
+    assert stream.getvalue().endswith("\rover     ")
+    status.erase()
+    assert stream.getvalue().endswith("\r    \r")
+    status.show([(0, "again and again")])
+    clock.now += 1
+    status.show([(0, "again and again")])
+    assert stream.getvalue().endswith("\r    \r" + "\ragain and")
 
 
 # ------------------------------------------------------------------ standard output that is lost
