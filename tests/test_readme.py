@@ -23,7 +23,7 @@ def final_accuracy(output):
 
 def test_the_main_job(tmp_path):
     output = run(tmp_path, str(ROOT / "gradient_flossing_example.py"), "--out", str(tmp_path / "out"))
-    assert final_accuracy(output) > 90  # chance is 50; 99.2 here, and drift decides when it is learned: epochs 112 to 209
+    assert final_accuracy(output) > 97  # chance is 50; 99.49 here, and drift decides the rest
     positions = [output.index(line) for line in (
         "T:300", "generating weights", "preflossing now", "interflossing now at 10", "interflossing now at 20",
         "(addition) final loss", "wrote ",
