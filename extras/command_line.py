@@ -93,8 +93,6 @@ def train_command(train, calls, name="record", figure_name=None, description=Non
         parser.error(str(error))
     except OSError as error:
         raise SystemExit(f"{parser.prog}: error: --out {options.out}: {error}") from None
-    finally:
-        forget_lost_output()
 
 
 def train_and_save(train, parameters, options, path):
@@ -161,11 +159,3 @@ def draw(record, path, quiet):
             say(f"wrote {path}")
     except Exception as error:
         say(f"no figure: {type(error).__name__}: {error}", sys.stderr)
-
-
-def forget_lost_output():
-    """What a closed pipe or a full disk has not taken of standard output is no error at the end of Python either."""
-    try:
-        sys.stdout and sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
