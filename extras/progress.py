@@ -4,7 +4,7 @@ On a terminal one line is rewritten in place, several times a second, and never 
 file, a notebook) a line is printed every so many steps, and short runs print the lines of the original only.
 """
 
-import os
+import shutil
 import sys
 import time
 from contextlib import suppress
@@ -50,9 +50,7 @@ class StatusLine:
         self.width = 0
 
     def columns(self):
-        with suppress(OSError, ValueError):
-            return os.get_terminal_size(self.stream.fileno()).columns or 80
-        return 80
+        return shutil.get_terminal_size().columns  # of standard output, or the variable COLUMNS; 80 if there is neither
 
 
 def fitting(parts, width):
