@@ -6,6 +6,11 @@ arXiv 2312.17306. Order of functions and statements follows the original; `# ex.
 `# D3` a row of the table of deviations (tests/side_by_side/README.md). Arrays have Julia's shapes and count from 0.
 """
 
+from extras.signals import ctrl_c_ends_at_once
+
+if __name__ == "__main__":
+    ctrl_c_ends_at_once()  # while the modules below are imported
+
 from functools import lru_cache, partial
 
 import numpy as np
@@ -322,9 +327,9 @@ LONG_README_CALL = README_CALL._replace(E=3001, Ef=100, Ei=500, Ep=500)
 
 def main():
     """The README call of the original; options, record and figure are additions (extras/command_line.py)."""
-    from extras.command_line import run
+    from extras.command_line import train_command
 
-    run(train_rnn_flossing, {"short": README_CALL, "long": LONG_README_CALL}, figure_name="figure", description=__doc__)
+    train_command(train_rnn_flossing, {"short": README_CALL, "long": LONG_README_CALL}, figure_name="figure", description=__doc__)
 
 
 if __name__ == "__main__":

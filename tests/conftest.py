@@ -43,6 +43,15 @@ def short_call(**changes):
     return small._asdict() | changes
 
 
+@pytest.fixture
+def usual_signals():
+    """SIGTERM and SIGHUP do what they do by default, whatever nohup or a test before has made of them."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="session")
 def reference():
     """Function name -> dict of the arrays in tests/reference/<name>.npz."""

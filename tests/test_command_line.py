@@ -1,30 +1,40 @@
 """The command line: every parameter by its name, clear refusals, and the files that it leaves."""
 
 import inspect
+import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
-import extras.command_line
-import extras.record
+import gradient_flossing_example as port
+from extras import command_line
 from extras.check_parameters import PARAMETERS, Parameters
-from extras.command_line import join_negative_numbers, make_parser, parameters_of, run
+from extras.command_line import make_parser, parameters_of, train_command
+from extras.files import locked
 from extras.record import load_record
 from gradient_flossing_example import LONG_README_CALL, README_CALL, train_rnn_flossing
 from tests.conftest import ROOT, short_call
 
+pytestmark = pytest.mark.usefixtures("usual_signals")
 CALLS = {"short": README_CALL, "long": LONG_README_CALL}
 SHORT = Parameters(**short_call())
+EXAMPLES = ("no_flossing", "preflossing", "flossing_during_training")
 
 
 def parsed(*argv):
-    return parameters_of(make_parser(CALLS).parse(list(argv)), CALLS)
+    return parameters_of(make_parser(CALLS).parse(argv), CALLS)
 
 
 def command(argv, tmp_path, **options):
-    return run(train_rnn_flossing, {"default": SHORT}, argv=[*argv, "--out", str(tmp_path)], **options)
+    return train_command(train_rnn_flossing, {"default": SHORT}, argv=[*argv, "--out", str(tmp_path)], **options)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
 
 
 def refusal(argv, tmp_path, capsys):
@@ -34,6 +44,12 @@ def refusal(argv, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and len(error) < 300 and "--help" in error
     return error
+
+
+def test_of_several_calls_an_unknown_one_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parsed("longer")
+    assert "argument call: invalid choice: 'longer'" in capsys.readouterr().err
 
 
 def test_the_two_calls_of_the_readme():
@@ -66,38 +82,46 @@ def test_help_explains_each_option():
         assert line.endswith(f"default {getattr(README_CALL, name)}")
     for title in {p.group for p in PARAMETERS.values()}:
         assert f"\n{title}:\n" in text
-    for option in ("--out", "--engine", "--checkpoint", "--show", "--quiet", "--seed"):
+    for option in ("--out", "--engine", "--checkpoint", "--quiet", "--seed"):
         assert option in text
-    assert text.count("  python ") == 3 and max(map(len, text.splitlines())) <= 120
+    assert "short: the defaults; long: E = 3001, Ef = 100, Ei = 500, Ep = 500\n" in text
+    assert max(map(len, text.splitlines())) <= 120
 
 
 @pytest.mark.parametrize("argv, says", [
-    (["--epochs", "3"], "--epochs"), (["--dela", "3"], "did you mean --delay?"), (["--E", "3.5"], "--E: '3.5' is no integer"),
-    (["--lr", "fast"], "--lr: 'fast' is no number"), (["--E"], "--E"), (["--engine", "jax"], "jax"), (["301"], "301"),
-    (["--E", "-1"], "E must be an integer >= 0, got -1"), (["--N", "nan"], "--N"), (["--g", "nan"], "g must be a finite number"),
-    (["--T", "10"], "T = 10: must be > 10"), (["--S", "2"], "S = 2: must be 1"), (["--E", "9" * 5000], "5002 characters"),
-    (["--checkpoin=x"], "did you mean --checkpoint?"), (["--sNet", "9" * 4000, "--E", "x"], "--E"),
+    (["--epochs", "3"], "unknown option --epochs"), (["--dela=3"], "unknown option --dela "), (["301"], "301"),
+    (["--E", "3.5"], "--E: invalid int value: '3.5'"), (["--lr", "fast"], "--lr: invalid float value: 'fast'"),
+    (["--E"], "--E"), (["--engine", "jax"], "jax"), (["--E", "-1"], "E must be an integer >= 0, got -1"),
+    (["--N", "nan"], "--N"), (["--g", "nan"], "g must be a finite number"), (["--T", "10"], "T = 10: must be > 10"),
+    (["--S", "2"], "S = 2: must be 1"), (["--E", "9" * 5000], "--E: invalid int value: '999"),
 ])  # fmt: skip
 def test_what_is_not_allowed_is_refused_in_one_line(argv, says, tmp_path, capsys):
     assert says in refusal(argv, tmp_path, capsys)
 
 
 def test_negative_numbers_are_values():
-    assert parsed("--gbar", "-1e-3", "--task", "-2", "--bM", "-.5") == README_CALL._replace(gbar=-1e-3, task=-2, bM=-0.5)
-    assert join_negative_numbers(["--E", "3", "-h"]) == ["--E", "3", "-h"]
+    given = parsed("--gbar", "-1e-3", "--task", "-2", "--bM", "-.5", "--wsM", "-1E+2", "--g", "-3")
+    assert given == README_CALL._replace(gbar=-1e-3, task=-2, bM=-0.5, wsM=-100.0, g=-3.0)
 
 
 def test_it_writes_record_and_figure_and_says_so(tmp_path, capsys):
     record = command(["--E", "4"], tmp_path, figure_name="figure")
     assert load_record(tmp_path / "record.npz") == record and record.parameters["E"] == 4
     assert (tmp_path / "figure.png").stat().st_size > 10_000
-    assert capsys.readouterr().out.endswith(f"wrote {tmp_path / 'record.npz'}\nwrote {tmp_path / 'figure.png'}\n")
+    end = f"(addition) {record.summary()}\nwrote {tmp_path / 'record.npz'}\nwrote {tmp_path / 'figure.png'}\n"
+    assert capsys.readouterr().out.endswith(end)
+    assert names(tmp_path) == ["figure.png", "record.npz"]
+
+
+def test_without_epochs_there_is_no_end_to_speak_of(tmp_path, capsys):
+    assert command(["--E", "0"], tmp_path) == load_record(tmp_path / "record.npz")
+    assert "(addition)" not in capsys.readouterr().out
 
 
 def test_another_run_is_not_overwritten_and_the_same_one_is(tmp_path, capsys):
     first = command([], tmp_path)
     assert command([], tmp_path) == first
-    for argv, differs in ((["--E", "4"], "E = 6"), (["--engine", "autograd"], "engine = adjoint")):
+    for argv, differs in ((["--E", "4"], "E = 6"), (["--engine", "autograd"], "engine = 'adjoint'")):
         with pytest.raises(SystemExit) as ended:
             command(argv, tmp_path)
         assert ended.value.code == 2
@@ -112,9 +136,9 @@ def test_another_run_is_not_overwritten_and_the_same_one_is(tmp_path, capsys):
 def test_the_long_call_has_files_of_its_own(tmp_path):
     calls = {"short": SHORT, "long": SHORT._replace(E=7)}
     argv = ["--out", str(tmp_path), "--quiet"]
-    run(train_rnn_flossing, calls, figure_name="figure", argv=argv)
-    run(train_rnn_flossing, calls, figure_name="figure", argv=["long", *argv])
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["figure.png", "figure_long.png", "record.npz", "record_long.npz"]
+    assert train_command(train_rnn_flossing, calls, figure_name="figure", argv=argv).parameters["E"] == 6
+    assert train_command(train_rnn_flossing, calls, figure_name="figure", argv=["long", *argv]).parameters["E"] == 7
+    assert names(tmp_path) == ["figure.png", "figure_long.png", "record.npz", "record_long.npz"]
 
 
 def test_a_figure_that_cannot_be_drawn_costs_the_figure_only(tmp_path, capsys, monkeypatch):
@@ -132,34 +156,53 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(tmp_path, capsys
     assert capsys.readouterr().out == ""
 
 
-def test_a_disk_that_fills_up_at_the_end_leaves_the_record_elsewhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(extras.command_line.tempfile, "gettempdir", lambda: str(tmp_path))
-    monkeypatch.setattr(extras.command_line, "probe", lambda path: (tmp_path / "out" / "record.npz").mkdir())
-    monkeypatch.setattr(extras.command_line, "check_not_another_run", lambda *args: None)
-    with pytest.raises(SystemExit, match="cannot be written .*; the record is in"):
-        command([], tmp_path / "out")
-    (rescued,) = tmp_path.glob("record_*.npz")
-    assert len(load_record(rescued).loss) == 6
+def test_a_fifo_is_refused_at_once(tmp_path, capsys):
+    os.mkfifo(tmp_path / "record.npz")
+    with pytest.raises(SystemExit, match="--out .*record.npz: is no regular file"):
+        command([], tmp_path)
+    assert capsys.readouterr().out == "" and names(tmp_path) == ["record.npz"]
+
+
+def test_one_folder_serves_one_run_at_a_time(tmp_path, capsys):
+    with locked(tmp_path / "record.npz"), pytest.raises(SystemExit, match="--out .*record.npz: another run is using it"):
+        command([], tmp_path)
+    assert capsys.readouterr().out == "" and names(tmp_path) == []
+    command([], tmp_path)
+
+
+def test_what_cannot_be_written_is_rescued_under_a_name_that_nobody_foresees(tmp_path, monkeypatch):
+    record = train_rnn_flossing(*SHORT, progress=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for _ in range(2):
+        with pytest.raises(SystemExit, match=r"^error: .*record.npz cannot be written \(.*\); the record is in .*npz$"):
+            command_line.save(record, tmp_path / "none" / "record.npz")
+    one, other = tmp_path.glob("record_*.npz")
+    assert str(os.getpid()) not in one.name and one.name != other.name
+    assert one.stat().st_mode & 0o777 == 0o600 and load_record(one) == record
+
+
+def test_where_nothing_can_be_written_one_line_says_so(tmp_path, monkeypatch):
+    record = train_rnn_flossing(*SHORT, progress=False)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(SystemExit) as ended:
+        command_line.save(record, tmp_path / "no" / "record.npz")
+    message = r"error: \S*record.npz cannot be written \(.*\), nor can a temporary file \(.*\): the record is lost"
+    assert re.fullmatch(message, ended.value.code)
 
 
 def test_ctrl_c_pressed_twice_during_the_last_save_ends_with_the_file_and_status_130(tmp_path, capsys, monkeypatch):
-    right = extras.record.os.fsync
+    right = os.fsync
 
     def pressing(descriptor):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         return right(descriptor)
 
-    monkeypatch.setattr(extras.command_line, "probe", lambda path: monkeypatch.setattr(extras.record.os, "fsync", pressing))
+    monkeypatch.setattr(os, "fsync", pressing)
     with pytest.raises(SystemExit) as ended:
         command([], tmp_path)
     assert ended.value.code == 130 and capsys.readouterr().err == ""
-    assert len(load_record(tmp_path / "record.npz").loss) == 6 and len(list(tmp_path.iterdir())) == 1
-
-
-def test_show_without_a_display_says_so(tmp_path, capsys):
-    command(["--show"], tmp_path)
-    assert "there is no display" in capsys.readouterr().err
+    assert len(load_record(tmp_path / "record.npz").loss) == 6 and names(tmp_path) == ["record.npz"]
 
 
 def test_quiet_prints_nothing(tmp_path, capsys):
@@ -169,24 +212,128 @@ def test_quiet_prints_nothing(tmp_path, capsys):
 
 
 def test_a_run_that_explodes_keeps_what_it_has(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="stopped: epoch .* last finite") as ended:
+    with pytest.raises(SystemExit, match="stopped: epoch .* infinite or NaN"):
         command(["--lr", "1e38", "--E", "30", "--quiet"], tmp_path)
-    assert "record_partial.npz" in str(ended.value)
-    assert len(load_record(tmp_path / "record_partial.npz").loss) < 30
-    assert not (tmp_path / "record.npz").exists()
+    assert capsys.readouterr().err == f"the run so far: {tmp_path / 'record_partial.npz'}\n"
+    assert len(load_record(tmp_path / "record_partial.npz").loss) < 30 and names(tmp_path) == ["record_partial.npz"]
 
 
-@pytest.mark.parametrize("script", ["no_flossing", "preflossing", "flossing_during_training"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_what_there_is_and_the_same_command_goes_on(name, tmp_path, capsys):
+    """The run so far is of use to the next command only by its checkpoint; when that has ended, it goes."""
+    number, checkpoint = getattr(signal, name), ["--checkpoint", str(tmp_path / "run.npz")]
+
+    def interrupted(*parameters, **options):
+        with pytest.MonkeyPatch.context() as patch:
+            right = port.train_with_accuracy
+            patch.setattr(port, "train_with_accuracy", lambda *args: (signal.raise_signal(number), right(*args)))
+            return train_rnn_flossing(*parameters, **options)
+
+    with pytest.raises(SystemExit) as ended:
+        train_command(interrupted, {"default": SHORT}, argv=[*checkpoint, "--out", str(tmp_path / "out")])
+    assert ended.value.code == 128 + number
+    partial = tmp_path / "out" / "record_partial.npz"
+    assert capsys.readouterr().err.splitlines() == [
+        f"interrupted after 1 of 6 epochs; the same call goes on from {tmp_path / 'run.npz'}", f"the run so far: {partial}"
+    ]  # fmt: skip
+    assert load_record(partial).interrupted and names(tmp_path / "out") == ["record_partial.npz"]
+    assert command(checkpoint, tmp_path / "out") == train_rnn_flossing(*SHORT, progress=False)
+    assert names(tmp_path / "out") == ["record.npz", "record.png"]
+
+
+def test_a_partial_record_of_another_run_is_not_overwritten(tmp_path, capsys):
+    train_rnn_flossing(*SHORT._replace(E=3), progress=False).save(tmp_path / "record_partial.npz")
+    with pytest.raises(SystemExit):
+        command([], tmp_path)
+    assert "record_partial.npz holds another run (E = 3): choose another --out, or remove it" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_run_is_an_error_in_one_line(tmp_path, capsys):
+    train_rnn_flossing(*SHORT, progress=False, checkpoint=tmp_path / "run.npz")
+    with pytest.raises(SystemExit, match="stopped: .*run.npz: checkpoint of another run, left as it is: E = 6$"):
+        command(["--E", "7", "--checkpoint", str(tmp_path / "run.npz")], tmp_path)
+    assert capsys.readouterr().out == "" and names(tmp_path) == ["run.npz"]
+
+
+# ------------------------------------------------------------------ as a process of its own
+
+SMALL = "--N 16 --E 3 --Ep 0 --Ni 0 --B 2 --T 40 --delay 5 --nLE 10 --out".split()
+SCRIPT = str(ROOT / "gradient_flossing_example.py")
+
+
+@pytest.mark.parametrize("script", EXAMPLES)
 def test_the_examples_take_the_same_options(script, tmp_path):
-    small = "--N 16 --E 3 --Ep 0 --Ni 0 --B 2 --T 40 --delay 5 --nLE 10 --quiet --out".split()
-    call = [sys.executable, str(ROOT / "example_code" / f"{script}.py"), *small, str(tmp_path)]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    call = [sys.executable, str(ROOT / "example_code" / f"{script}.py"), "--quiet", *SMALL, str(tmp_path)]
+    done = subprocess.run(call, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert load_record(tmp_path / f"{script}.npz").parameters["E"] == 3 and (tmp_path / f"{script}.png").exists()
 
 
 def test_without_docstrings_and_assertions(tmp_path):
-    small = "--N 16 --E 3 --Ep 0 --Ni 0 --B 2 --T 40 --delay 5 --nLE 10 --out".split()
-    call = [sys.executable, "-OO", str(ROOT / "gradient_flossing_example.py"), *small, str(tmp_path)]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-OO", SCRIPT, *SMALL, str(tmp_path)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", ["gradient_flossing_example.py", *(f"example_code/{name}.py" for name in EXAMPLES)])
+def test_ctrl_c_during_the_imports_prints_no_traceback(script):
+    program = f"""
+import runpy, signal, sys
+class Pressing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "extras.record":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Pressing())
+runpy.run_path({str(ROOT / script)!r}, run_name="__main__")"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_imported_the_scripts_leave_ctrl_c_alone():
+    program = "import signal, gradient_flossing_example as _; print(signal.getsignal(signal.SIGINT))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert "default_int_handler" in done.stdout
+
+
+def test_lost_output_costs_nothing(tmp_path):
+    """A full disk, `| head -1`, a terminal that is closed."""
+    pty = pytest.importorskip("pty")
+    command = [sys.executable, SCRIPT, *SMALL]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, str(tmp_path / "full")], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    piped = subprocess.Popen([*command, str(tmp_path / "pipe")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert piped.stdout.readline() == "T:40\n"
+    piped.stdout.close()
+    assert piped.stderr.read() == "" and piped.wait() == 0
+    ours, theirs = pty.openpty()
+    on_terminal = subprocess.Popen([*command, str(tmp_path / "pty")], stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    assert os.read(ours, 1)
+    os.close(ours)
+    assert on_terminal.wait() == 0
+    for name in ("full", "pipe", "pty"):
+        assert len(load_record(tmp_path / name / "record.npz").loss) == 3 and (tmp_path / name / "figure.png").exists()
+
+
+def test_the_second_of_two_commands_is_refused_and_a_killed_one_goes_on(tmp_path):
+    small = "--N 16 --E 1500 --Ef 400 --Ei 5 --Ep 5 --B 4 --T 40 --Tp 30 --Ti 40 --delay 5 --nLE 10".split()
+    out, checkpoint = ["--out", str(tmp_path / "out")], ["--checkpoint", str(tmp_path / "run.npz")]
+    command = [sys.executable, "-u", SCRIPT, *small, *checkpoint]
+    first = subprocess.Popen([*command, *out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert any(line.startswith("epoch 150/") for line in first.stdout)
+    first.send_signal(signal.SIGSTOP)  # however long the next ones take
+    for elsewhere, file in ((out, "out/record.npz"), (["--out", str(tmp_path)], "run.npz")):
+        second = subprocess.run([*command, *elsewhere], capture_output=True, text=True)
+        assert second.returncode == 1 and not second.stdout
+        assert f"{file}: another run is using it" in second.stderr and second.stderr.count("\n") == 1
+    first.send_signal(signal.SIGCONT)
+    first.send_signal(signal.SIGTERM)
+    _, error = first.communicate()
+    assert first.returncode == 143 and error.startswith("interrupted after ") and error.count("\n") == 2
+    assert load_record(tmp_path / "out" / "record_partial.npz").interrupted
+    done = subprocess.run([*command, *out], check=True, capture_output=True, text=True)
+    assert re.search(r"\ngoing on after \d+ of 1500 epochs\n", done.stdout)
+    call = {name: int(value) for name, value in zip(small[::2], small[1::2])}
+    whole = train_rnn_flossing(*README_CALL._replace(**{name[2:]: value for name, value in call.items()}), progress=False)
+    assert load_record(tmp_path / "out" / "record.npz") == whole
+    assert names(tmp_path) == ["out", "run.npz"] and names(tmp_path / "out") == ["figure.png", "record.npz"]

@@ -62,7 +62,7 @@ def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_ever
                     s, _ = generate_input_output(1, p.Ti, p.E * p.sIn + ei + i, p.S, p.I1, p.delay, p.task)
                     train_ls_append({calc_flossing_loss: flossing_gradient}, psFlossing, ps["xInit"], s, optFlossing, run)
             if rate is None or (ei - 1) % CHECK == 0:
-                rate, share = decide(run.columns["accuracy"].array(), p.lr, high, p.E)
+                rate, share = decide(np.array(run.columns["accuracy"]), p.lr, high, p.E)
                 opt.os[0].eta = rate
             s, rtarg = generate_input_output(p.B, p.T, p.E * p.sIn + ei, p.S, p.I1, p.delay, p.task)
             loss, accuracy, gs = training_gradient(s, rtarg, ps)

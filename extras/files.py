@@ -1,0 +1,108 @@
+"""Files that are whole or not there: arrays in an .npz without pickle, written at once, checked when read, locked."""
+
+import errno
+import glob
+import io
+import json
+import os
+import secrets
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from extras.signals import deferred
+
+try:
+    import fcntl
+except ImportError:  # Windows: no locks
+    fcntl = None
+
+
+def actual(path):
+    """The Path to which symbolic links lead; OSError for a folder, a FIFO or a device. There need not be a file."""
+    path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file():
+        raise OSError(f"{path}: is no regular file")
+    return path
+
+
+@contextmanager
+def locked(path):
+    """Within the block no other run can lock `path`: OSError if one has, or if no file can be made beside `path`.
+
+    The lock ends with the process, however that ends; what killed ones have left beside `path` is removed.
+    """
+    path = actual(path)
+    if fcntl is None:
+        yield
+        return
+    lock = path.with_name(f".{path.name}.lock")
+    with open(lock, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = os.fstat(file.fileno()).st_nlink > 0  # else the run that had it has just removed it
+        except OSError as error:
+            free = error.errno not in (errno.EAGAIN, errno.EACCES)  # a file system without locks
+        if not free:
+            raise OSError(f"{path}: another run is using it")
+        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+def save_arrays(path, format, metadata, arrays):
+    """Write metadata (what JSON can hold) and a dict of arrays to `path`; see write_atomically."""
+    header = {"format": format, "members": list(arrays)} | metadata
+    data = io.BytesIO()
+    np.savez(data, metadata=np.array(json.dumps(header)), **arrays)
+    write_atomically(path, data.getbuffer())
+
+
+def write_atomically(path, data):
+    """Replace the file `path` by `data` (bytes), under its mode: after a crash at any time it is the old or the new one."""
+    path = actual(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with deferred():
+        try:
+            with open(temporary, "xb") as file:
+                if path.exists():
+                    os.chmod(temporary, path.stat().st_mode & 0o777)
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def load_arrays(path, format, check=lambda metadata, arrays: None):
+    """(metadata, dict of arrays) of a file that save_arrays wrote with the same `format`; ValueError if it is none.
+
+    check(metadata, arrays): raises ValueError if they are not what the format says.
+    """
+    content = actual(path).read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("packed: nobody knows how large it is")
+            members = {name: io.BytesIO(archive.read(name)) for name in archive.namelist()}  # read() checks the CRC-32
+        arrays = {name.removesuffix(".npy"): np.lib.format.read_array(data) for name, data in members.items()}
+        metadata = json.loads(str(arrays.pop("metadata")))
+        found, names = metadata.pop("format"), metadata.pop("members")
+        complete = names == list(arrays)
+    except Exception:  # damage shows in many ways
+        complete = False
+    if not complete:
+        raise ValueError(f"{path}: damaged, or not written by this program")
+    if found != format:
+        raise ValueError(f"{path}: is a {found!r}, not a {format!r}")
+    try:
+        check(metadata, arrays)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return metadata, arrays

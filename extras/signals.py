@@ -1,0 +1,42 @@
+"""What ends a process from outside: Ctrl-C, SIGTERM (a time limit) and SIGHUP (a closed terminal)."""
+
+import signal
+import threading
+from contextlib import contextmanager
+
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: no SIGHUP
+DEFAULTS = (signal.default_int_handler, signal.SIG_DFL)
+
+
+@contextmanager
+def handled(handler, wanted=lambda handler: handler in DEFAULTS):
+    """Within the block `handler` gets the signals above whose handlers are `wanted`; in the main thread only."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: old for number in ENDING if wanted(old := signal.getsignal(number))}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def deferred():
+    """These signals, however often they come, take effect at the end of the block: no file is left half written."""
+    received = []
+    try:
+        with handled(lambda number, frame: received.append(number), lambda old: old not in (signal.SIG_IGN, None)):
+            yield
+    finally:
+        if received:
+            signal.raise_signal(received[-1])
+
+
+def ctrl_c_ends_at_once(at_once=True):
+    """Between ctrl_c_ends_at_once() and ctrl_c_ends_at_once(False), a script's imports, Ctrl-C prints no traceback."""
+    usual, silent = signal.default_int_handler, signal.SIG_DFL
+    if signal.getsignal(signal.SIGINT) is (usual if at_once else silent):
+        signal.signal(signal.SIGINT, silent if at_once else usual)
