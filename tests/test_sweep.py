@@ -9,8 +9,7 @@ import time
 
 import pytest
 
-from example_code.experiments import delay_sweep
-from extras import sweep
+from example_code.experiments import delay_sweep, sweep
 from extras.checkpoint import FORMAT
 from extras.record import load_arrays, save_arrays
 from gradient_flossing_example import README_CALL
@@ -49,7 +48,7 @@ def processes(pattern, **parents):
 
 
 def workers(parent):
-    return processes("extras.sweep", ppid=parent)
+    return processes("example_code.experiments.sweep", ppid=parent)
 
 
 def wait_until(condition, seconds=60):
@@ -172,7 +171,7 @@ def killed(out, ready, kill):
     pids = workers(parent.pid)
     kill(parent, pids)
     _, err = parent.communicate()
-    wait_until(lambda: not set(pids) & set(processes("extras.sweep")), seconds=5)
+    wait_until(lambda: not set(pids) & set(processes("example_code.experiments.sweep")), seconds=5)
     return parent, err
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from extras.figures import COLOURS, CONDITIONS as LABELLED, GREY, new_figure  # noqa: E402
-from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
+from example_code.experiments.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 from gradient_flossing_example import README_CALL  # noqa: E402
 
 TASKS = {"xor": -1, "copy": 0, "parity of 4": -2}  # the parameter `task`

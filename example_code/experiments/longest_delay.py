@@ -19,7 +19,7 @@ from extras.check_parameters import Parameters, check_parameters  # noqa: E402
 from extras.figures import BLACK, COLOURS, GREY, new_figure  # noqa: E402
 from extras.record import FINAL_EPOCHS, LEARNED  # noqa: E402
 from extras.run import Run  # noqa: E402
-from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
+from example_code.experiments.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
 from gradient_flossing_example import (  # noqa: E402
     README_CALL, first_loss_index, flossing_engine, train_ls_append, train_rnn_flossing, training_engine,

@@ -22,7 +22,7 @@ from extras.lyapunov import (  # noqa: E402
     log_condition_number, log_gradient_norm, log_singular_values, lyapunov_spectrum, step_jacobians, trajectory,
 )  # fmt: skip
 from extras.record import TrainingRecord  # noqa: E402
-from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
+from example_code.experiments.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
 from gradient_flossing_example import flossing_engine, relax_ic  # noqa: E402
 from julia_packages.flux import ADAMW, update  # noqa: E402

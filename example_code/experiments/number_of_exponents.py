@@ -14,7 +14,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.delay_sweep import arguments_of, label_never  # noqa: E402
 from extras.figures import COLOURS, GREY, new_figure  # noqa: E402
-from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
+from example_code.experiments.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 
 NAME = "number_of_exponents"
 EXPONENTS = (1, 5, 10, 20, 40, 60, 75, 80)  # k, the parameter nLE

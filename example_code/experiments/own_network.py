@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from example_code.floss_your_own_network import H, floss_before_training, make_network, training  # noqa: E402
 from extras.flossing import lyapunov_exponents  # noqa: E402
 from extras.record import LEARNED, WINDOW  # noqa: E402
-from extras.sweep import write_csv  # noqa: E402
+from example_code.experiments.sweep import write_csv  # noqa: E402
 
 DELAYS = (10, 15, 20, 30, 40, 50, 60, 80)
 EPOCHS, STEPS = 400, 500  # of training; of flossing

@@ -16,7 +16,7 @@ from extras.figures import COLOURS, CONDITIONS, GREY, new_figure, running_mean  
 from extras.lyapunov import (  # noqa: E402
     Diagnostics, log_condition_number, log_singular_values, step_jacobians, trajectory,
 )  # fmt: skip
-from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
+from example_code.experiments.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
 from gradient_flossing_example import README_CALL, train_rnn_flossing  # noqa: E402
 

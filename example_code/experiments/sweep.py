@@ -30,7 +30,8 @@ from extras.checkpoint import FORMAT
 from extras.progress import StatusLine
 from extras.record import load_arrays, load_record, write_atomically
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
+MODULE = "example_code.experiments.sweep"
 ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
 CHECKPOINT_EVERY = 1000  # steps, some seconds
 
@@ -113,7 +114,7 @@ def run_all(jobs, out, at_a_time):
 def run(job, out, end):
     """Do the job in a new process, with one BLAS thread; returns the last line of its error, None if there is a record."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "extras.sweep", json.dumps([job.label, job.arguments, job.function, str(out)])],
+        [sys.executable, "-m", MODULE, json.dumps([job.label, job.arguments, job.function, str(out)])],
         cwd=ROOT, env=os.environ | ONE_BLAS_THREAD, stdin=end, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C reaches this process only
     )  # fmt: skip
