@@ -12,26 +12,24 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.delay_sweep import arguments_of, label_never  # noqa: E402
+from example_code.experiments.delay_sweep import TRAINING, arguments_of  # noqa: E402
+from example_code.experiments.experiment import Experiment, label_never, learned, markdown  # noqa: E402
+from example_code.experiments.sweep import Job  # noqa: E402
 from extras.figures import COLOURS, GREY, new_figure  # noqa: E402
-from example_code.experiments.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 
-NAME = "number_of_exponents"
 EXPONENTS = (1, 5, 10, 20, 40, 60, 75, 80)  # k, the parameter nLE
 DELAYS = (10, 20, 30)
 LAST_STEPS = 20  # of preflossing, over which the flossing loss is averaged
 
 
-def make_runs(args):
+def make_jobs(args):
     """{(delay, k, seed): Job}, seed by seed."""
-    return {
-        (delay, k, seed): Job(
-            f"delay{delay}_k{k}_seed{seed}", arguments_of("xor", "during", delay, seed, args.epochs, args.preflossing)._replace(nLE=k)
-        )
-        for seed in args.seeds
-        for delay in DELAYS
-        for k in EXPONENTS
-    }  # fmt: skip
+    jobs = {}
+    for seed in args.seeds:
+        for delay in DELAYS:
+            arguments = arguments_of("xor", "during", delay, seed, args.epochs, args.preflossing)
+            jobs |= {(delay, k, seed): Job(f"delay{delay}_k{k}_seed{seed}", arguments._replace(nLE=k)) for k in EXPONENTS}
+    return jobs
 
 
 def make_rows(records):
@@ -48,38 +46,35 @@ def make_rows(records):
 
 
 def cells(rows):
-    """{(delay, k): (final accuracies, epochs learned, never being infinite)} of the seeds."""
+    """{delay: {k: rows of the seeds}}."""
     found = {}
     for row in rows:
-        final, learned = found.setdefault((row["delay"], row["k"]), ([], []))
-        final.append(row["final_accuracy"])
-        learned.append(row["epoch_learned"] or np.inf)
+        found.setdefault(row["delay"], {}).setdefault(row["k"], []).append(row)
     return found
 
 
-def median_table(rows):
+def summary(rows):
     """Lines of a Markdown table: medians over the seeds, and how many of them learned."""
-    found, delays = cells(rows), sorted({row["delay"] for row in rows})
-    lines = ["| k | " + " | ".join(f"delay {delay}" for delay in delays) + " |", "|---" * (len(delays) + 1) + "|"]
-    for k in sorted({row["k"] for row in rows}):
-        texts = []
-        for final, learned in (found[delay, k] for delay in delays if (delay, k) in found):
-            epoch = f"epoch {np.median(learned):.0f}" if np.isfinite(np.median(learned)) else "never"
-            texts.append(f"{100 * np.median(final):.1f} %, {epoch}, {np.isfinite(learned).sum()}/{len(learned)}")
-        lines.append(f"| {k} | " + " | ".join(texts) + " |")
-    return lines
+    found = cells(rows)
+    lines = [[k, *(median_text(of_delay.get(k)) for of_delay in found.values())] for k in sorted({row["k"] for row in rows})]
+    return markdown(["k", *(f"delay {delay}" for delay in found)], lines)
 
 
-def draw(rows, path):
+def median_text(rows):
+    return f"{100 * np.median([r['final_accuracy'] for r in rows]):.1f} %, {', '.join(learned(rows))}" if rows else "-"
+
+
+def draw(records, rows):
     """Final accuracy and epoch learned against k: dots seeds, lines medians."""
-    latest, found = max(row["epochs"] for row in rows), cells(rows)
+    latest = max(row["epochs"] for row in rows)
     never = 1.7 * latest  # where a run that does not learn is drawn
     with new_figure(4.2) as figure:
         accuracy, epochs = figure.subplots(1, 2)
-        for number, delay in enumerate(sorted({row["delay"] for row in rows})):
+        panels = {accuracy: lambda row: 100 * row["final_accuracy"], epochs: lambda row: row["epoch_learned"] or never}
+        for number, (delay, of_delay) in enumerate(cells(rows).items()):
             style = dict(color=COLOURS[number], marker="os^"[number])
-            for ax, values in ((accuracy, lambda cell: 100 * np.array(cell[0])), (epochs, lambda cell: np.minimum(cell[1], never))):
-                points = {k: values(cell) for (d, k), cell in found.items() if d == delay}
+            for ax, value in panels.items():
+                points = {k: [value(row) for row in seeds] for k, seeds in of_delay.items()}
                 for k, seeds in points.items():
                     ax.plot(np.full(len(seeds), k), seeds, markersize=2.5, alpha=0.45, linestyle="", **style)
                 ax.plot(*zip(*((k, np.median(seeds)) for k, seeds in points.items())), label=f"delay {delay}", **style)
@@ -89,30 +84,11 @@ def draw(rows, path):
         epochs.set_ylabel("epochs to learn")
         label_never(epochs, never, latest)
         figure.legend(*accuracy.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    figure.savefig(path)
+    return figure
 
 
-def write(records, out):
-    """Table and figure of {(delay, k, seed): record}."""
-    rows = make_rows(records)
-    write_csv(rows, out / f"{NAME}.csv")
-    draw(rows, out / f"{NAME}.png")
-    print("\n".join(["", *median_table(rows)]))
-
-
-def parse(argv=None):
-    parser = make_parser(__doc__.split("\n\n")[0], f"out/{NAME}")
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(range(1, 11)))
-    parser.add_argument("--epochs", type=int, default=4501, help="time of a run with k = 75, as in the delay sweep")
-    parser.add_argument("--preflossing", type=int, metavar="Ep", default=500, help="flossing steps before training")
-    return parser.parse_args(argv)
-
-
-def main(argv=None):
-    """Returns the exit status: 0, 1 if a run failed, 130 after Ctrl-C."""
-    args = parse(argv)
-    return sweep(make_runs(args), args, write)
-
+QUICK = dict(seeds=[1], epochs=601, preflossing=100)
+EXPERIMENT = Experiment("number_of_exponents", __doc__, TRAINING, QUICK, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(EXPERIMENT.main())

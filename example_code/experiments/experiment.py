@@ -1,0 +1,171 @@
+"""What the experiments have in common: the call, the command line of a sweep, tables, and how seeds are drawn."""
+
+import argparse
+import csv
+import io
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from example_code.experiments.sweep import do_all
+from extras.record import write_atomically
+from gradient_flossing_example import README_CALL
+
+
+def readme_call(seed, **changes):
+    """The 33 arguments of the README call with one seed for all four streams, and what else differs."""
+    return README_CALL._replace(sIC=seed, sIn=seed, sNet=seed, sONS=seed, **changes)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A sweep with its options, table and figure.
+
+    name         of its folder and its files
+    description  the docstring of its script, None under python -OO
+    options      dict "--option" -> keywords of add_argument; quick: dict of the defaults under --quick
+    make_jobs    function args -> dict key -> Job
+    make_rows    function dict key -> record -> rows of the table, dicts
+    summary      function rows -> lines of Markdown
+    draw         function records, rows -> Figure
+    """
+
+    name: str
+    description: str | None
+    options: dict
+    quick: dict
+    make_jobs: Callable
+    make_rows: Callable
+    summary: Callable
+    draw: Callable
+
+    def parse(self, argv=None):
+        formatter = argparse.ArgumentDefaultsHelpFormatter
+        parser = argparse.ArgumentParser(description=(self.description or self.name).split("\n\n")[0], formatter_class=formatter)
+        for option, keywords in self.options.items():
+            parser.add_argument(option, **keywords)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        parser.add_argument("--jobs", type=positive_integer, default=cores, help="runs at a time")
+        parser.add_argument("--shard", type=shard, default=shard_of_array(os.environ), metavar="I/N",
+                            help="the runs I, I + N, ... only; an array of Slurm or Kubernetes sets it")  # fmt: skip
+        parser.add_argument("--out", type=Path, default=Path("out", self.name), help="folder of records, table and figure")
+        parser.add_argument("--quick", action="store_true", help="small runs, less than two minutes, in a folder of their own")
+        args = parser.parse_args(argv)
+        if args.quick:
+            parser.set_defaults(out=Path("out", f"{self.name}_quick"), **self.quick)
+            args = parser.parse_args(argv)
+        return args
+
+    def main(self, argv=None):
+        """Do this shard's share of the jobs, then write what they say.
+
+        Returns the exit status: 0; 1 if a run failed; 2 if --out holds other runs or cannot be written; 130 after Ctrl-C.
+        """
+        args = self.parse(argv)
+        jobs, out, (index, count) = self.make_jobs(args), args.out.resolve(), args.shard
+        try:
+            self.list_runs(jobs, out)
+        except (OSError, ValueError) as error:
+            print(f"error: --out {args.out}: {error}", file=sys.stderr)
+            return 2
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: the processes are ended before this one
+        try:
+            failed = do_all(list(jobs.values())[index::count], out, args.jobs)
+        except KeyboardInterrupt:
+            print("\nstopped: the same command goes on", file=sys.stderr)
+            return 130
+        for job, error in failed.items():
+            print(f"FAILED {job.label}: {job.function}{tuple(job.arguments)}\n    {error}", file=sys.stderr)
+        records = {key: record for key, job in jobs.items() if (record := job.record(out)) is not None}
+        if len(records) == len(jobs):
+            for job in jobs.values():  # left there if a process was killed between saving and cleaning up
+                shutil.rmtree(job.unfinished(out), ignore_errors=True)
+        if records and (count == 1 or len(records) == len(jobs)):
+            self.write(records, out)
+        return 1 if failed else 0
+
+    def list_runs(self, jobs, out):
+        """Write the names of the records to a list; ValueError if the table there has runs that are not among these."""
+        listed, table = out / f"{self.name}_runs.txt", out / f"{self.name}.csv"
+        names = [job.path(out).name for job in jobs.values()]
+        there = listed.read_text().splitlines() if listed.exists() else [table.name] * table.exists()
+        if others := set(there) - set(names):
+            raise ValueError(f"holds {len(others)} of another call, {min(others)} for one; choose another folder, or remove it")
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(listed, "\n".join(names).encode())
+
+    def write(self, records, out):
+        rows, table, figure = self.make_rows(records), out / f"{self.name}.csv", out / f"{self.name}.png"
+        write_csv(rows, table)
+        self.draw(records, rows).savefig(figure)
+        print("\n".join(["", *self.summary(rows), ""]))
+        print(f"wrote {table}\nwrote {figure}\nwrote {len(records)} records, listed in {out / f'{self.name}_runs.txt'}")
+
+
+def positive_integer(text):
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
+    return int(text)
+
+
+def shard(text):
+    index, count = map(int, text.split("/"))
+    if not 0 <= index < count:
+        raise argparse.ArgumentTypeError(f"{text}: must be I/N with 0 <= I < N")
+    return index, count
+
+
+def shard_of_array(env):
+    if "SLURM_ARRAY_TASK_ID" in env:
+        index = int(env["SLURM_ARRAY_TASK_ID"]) - int(env["SLURM_ARRAY_TASK_MIN"])
+        return f"{index}/{env['SLURM_ARRAY_TASK_COUNT']}"
+    if "JOB_COMPLETION_INDEX" in env:  # Kubernetes sets no count: the job's file does
+        return f"{env['JOB_COMPLETION_INDEX']}/{env['JOB_COMPLETIONS']}"
+    return "0/1"
+
+
+# ------------------------------------------------------------------ tables and figures
+
+
+def write_csv(rows, path):
+    """Rows (dicts) with all digits of the floats, so that two sweeps can be compared bit for bit."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue().encode())
+
+
+def markdown(header, rows):
+    """Lines of a Markdown table."""
+    first, *others = ["| " + " | ".join(map(str, cells)) + " |" for cells in (header, *rows)]
+    return [first, "|---" * len(header) + "|", *others]
+
+
+def learned(rows):
+    """The median of the epochs learned, "epoch 74", or "never" if half of the runs do not learn; and how many do, "9/10"."""
+    epochs = [np.inf if row["epoch_learned"] is None else row["epoch_learned"] for row in rows]
+    median = np.median(epochs)
+    return f"epoch {median:.0f}" if np.isfinite(median) else "never", f"{np.isfinite(epochs).sum()}/{len(epochs)}"
+
+
+def draw_seeds(ax, x, curves, label, **style):
+    """Thin lines for the seeds, if there are any, and a thick one for their median; x: None to count from 0."""
+    for curve in curves:
+        ax.plot(np.arange(len(curve)) if x is None else x, curve, linewidth=0.5, alpha=0.4, color=style["color"])
+    if len(curves):
+        ax.plot(np.arange(len(curves[0])) if x is None else x, np.median(curves, axis=0), linewidth=1.8, label=label, **style)
+
+
+def label_never(ax, never, latest):
+    """Make the axis of epochs logarithmic, with ticks up to `latest` and "never" above them."""
+    ax.set(yscale="log", ylim=(None, 1.3 * never))
+    ticks = [t for t in (10, 30, 100, 300, 1000, 3000) if ax.get_ylim()[0] < t < latest]
+    ax.set_yticks([*ticks, never], [*(f"{t:,}" for t in ticks), "never"])
+    ax.set_yticks([], minor=True)
