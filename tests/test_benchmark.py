@@ -78,7 +78,7 @@ def test_the_exponents_are_those_of_the_times(monkeypatch, capsys):
 
 
 def test_main_prints_the_tables_of_all_kinds(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "README_SIZES", SIZES)
+    monkeypatch.setattr(benchmark, "README_SIZES", SIZES | dict(N=20))
     monkeypatch.setattr(benchmark.os, "sched_setaffinity", lambda *_: None, raising=False)
     rounds = []
     monkeypatch.setattr(benchmark, "measure", lambda functions, n: rounds.append(n) or {key: np.ones(3) for key in functions})

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, label_never, learned, markdown, readme_call  # noqa: E402
+from example_code.experiments.experiment import Experiment, label_never, markdown, outcome, readme_call  # noqa: E402
 from example_code.experiments.sweep import Job  # noqa: E402
 from extras.figures import BLACK, COLOURS, GREY, new_figure  # noqa: E402
 
@@ -81,15 +81,8 @@ def summary(rows):
     lines = []
     for task, delay, d in dict.fromkeys((r["task"], r["delay"], r["d"]) for r in in_order(rows)):
         at = [[r for r in rows if (r["task"], r["delay"], r["condition"]) == (task, delay, c)] for c in conditions]
-        lines.append([task, f"{delay} ({d})", *map(median_text, at)])
+        lines.append([task, f"{delay} ({d})", *map(outcome, at)])
     return markdown(["task", "delay (d)", *(DRAWN[c][0] for c in conditions)], lines)
-
-
-def median_text(rows):
-    epoch, count = learned(rows)
-    if epoch != "never":
-        epoch += f", time {np.median([r['time_learned'] or np.inf for r in rows]):.0f}"
-    return f"{100 * np.median([r['final_accuracy'] for r in rows]):.1f} %, {epoch}, {count}"
 
 
 def in_order(rows):

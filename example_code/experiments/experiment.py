@@ -150,9 +150,19 @@ def markdown(header, rows):
 
 def learned(rows):
     """The median of the epochs learned, "epoch 74", or "never" if half of the runs do not learn; and how many do, "9/10"."""
-    epochs = [np.inf if row["epoch_learned"] is None else row["epoch_learned"] for row in rows]
+    epochs = [row["epoch_learned"] or np.inf for row in rows]
     median = np.median(epochs)
     return f"epoch {median:.0f}" if np.isfinite(median) else "never", f"{np.isfinite(epochs).sum()}/{len(epochs)}"
+
+
+def outcome(rows):
+    """Of the runs of all seeds, medians and how many learned: "99.8 %, epoch 74, time 1074, 9/10"; "-" without runs."""
+    if not rows:
+        return "-"
+    epoch, count = learned(rows)
+    if epoch != "never" and "time_learned" in rows[0]:
+        epoch += f", time {np.median([r['time_learned'] or np.inf for r in rows]):.0f}"
+    return f"{100 * np.median([r['final_accuracy'] for r in rows]):.1f} %, {epoch}, {count}"
 
 
 def draw_seeds(ax, x, curves, label, **style):

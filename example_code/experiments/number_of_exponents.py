@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.delay_sweep import TRAINING, arguments_of  # noqa: E402
-from example_code.experiments.experiment import Experiment, label_never, learned, markdown  # noqa: E402
+from example_code.experiments.experiment import Experiment, label_never, markdown, outcome  # noqa: E402
 from example_code.experiments.sweep import Job  # noqa: E402
 from extras.figures import COLOURS, GREY, new_figure  # noqa: E402
 
@@ -56,12 +56,8 @@ def cells(rows):
 def summary(rows):
     """Lines of a Markdown table: medians over the seeds, and how many of them learned."""
     found = cells(rows)
-    lines = [[k, *(median_text(of_delay.get(k)) for of_delay in found.values())] for k in sorted({row["k"] for row in rows})]
+    lines = [[k, *(outcome(of_delay.get(k)) for of_delay in found.values())] for k in sorted({row["k"] for row in rows})]
     return markdown(["k", *(f"delay {delay}" for delay in found)], lines)
-
-
-def median_text(rows):
-    return f"{100 * np.median([r['final_accuracy'] for r in rows]):.1f} %, {', '.join(learned(rows))}" if rows else "-"
 
 
 def draw(records, rows):
