@@ -1,5 +1,6 @@
 """Every experiment's jobs, rows, tables and figures; and the tables in results/ are those of the scripts."""
 
+import contextlib
 import csv
 import re
 import subprocess
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 
 from example_code.experiments import delay_sweep, experiment, number_of_exponents, own_network, sweep, targets_and_gradients
 from example_code.experiments import lyapunov_spectrum_and_condition_number as lyapunov
@@ -26,6 +28,18 @@ MODULES = {name: import_module(f"example_code.experiments.{name}") for name in N
 def table(name, folder=FOLDER / "results"):
     with open(folder / f"{name}.csv") as file:
         return list(csv.DictReader(file))
+
+
+def numbers(rows):
+    """The rows of a table with numbers for texts, None where there is nothing."""
+    return [{name: number(text) for name, text in row.items()} for row in rows]
+
+
+def number(text):
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text or None
 
 
 def jobs_of(module, *options):
@@ -139,6 +153,15 @@ def test_scripts_start_without_docstrings_and_without_modules_of_unix_only(scrip
         assert described == (optimize == 0)
 
 
+@pytest.mark.parametrize("name", ["delay_sweep", "number_of_exponents", "own_network"])
+def test_the_committed_figure_shows_the_committed_table(name, tmp_path):
+    MODULES[name].EXPERIMENT.draw({}, numbers(table(name))).savefig(tmp_path / "drawn.png")
+    drawn, committed = (imread(path) for path in (tmp_path / "drawn.png", FOLDER / "figures" / f"{name}.png"))
+    assert drawn.shape == committed.shape
+    changed = np.mean(np.abs(drawn - committed).max(axis=2) > 0.02)
+    assert changed == 0, f"{100 * changed:.3f} % of the pixels differ: draw it again from results/{name}.csv"
+
+
 @pytest.mark.long
 def test_scripts_start_under_python_OO():
     for script in SCRIPTS:
@@ -198,21 +221,19 @@ RECORDS = {
 
 def test_rows_and_summary_of_the_delay_sweep():
     rows = delay_sweep.make_rows(RECORDS)
-    assert [r["task"] for r in rows] == ["copy", "parity of 4", "xor", "xor", "xor"]
-    assert [r["d"] for r in rows] == [40, 40, 20, 20, 20]
-    assert rows[3] == {
+    assert rows[2] == {
         "task": "xor", "delay": 10, "d": 20, "condition": "none", "seed": 1, "epochs": 150, "flossing_steps": 0,
         "final_accuracy": 0.5, "epoch_learned": None, "time_learned": None,
     }  # fmt: skip
-    names = ("seed", "flossing_steps", "epoch_learned", "time_learned")
-    assert [tuple(r[name] for name in names) for r in (rows[2], rows[4])] == [(1, 0, 30, 30), (2, 8, 30, 40)]
-    assert rows[2]["final_accuracy"] == pytest.approx(0.99)
+    names = ("seed", "d", "flossing_steps", "epoch_learned", "time_learned")
+    assert [tuple(r[name] for name in names) for r in rows[:2]] == [(2, 20, 8, 30, 40), (1, 20, 0, 30, 30)]
+    assert [r["d"] for r in rows[3:]] == [40, 40] and rows[0]["final_accuracy"] == pytest.approx(0.99)
     assert delay_sweep.summary(rows) == [
-        "| task | delay (d) | no flossing | flossing before and during training |",
+        "| task | delay (d) | flossing before and during training | no flossing |",
         "|---|---|---|---|",
-        "| xor | 10 (20) | 50.0 %, never, 0/1 | 99.0 %, epoch 30, time 35, 2/2 |",
-        "| copy | 40 (40) | 99.0 %, epoch 30, time 30, 1/1 | - |",
-        "| parity of 4 | 10 (40) | 50.0 %, never, 0/1 | - |",
+        "| xor | 10 (20) | 99.0 %, epoch 30, time 35, 2/2 | 50.0 %, never, 0/1 |",
+        "| copy | 40 (40) | - | 99.0 %, epoch 30, time 30, 1/1 |",
+        "| parity of 4 | 10 (40) | - | 50.0 %, never, 0/1 |",
     ]
 
 
@@ -237,7 +258,7 @@ def test_rows_and_summary_of_the_numbers_of_exponents():
     losses = np.concatenate([np.full(5, 9.0), np.full(20, 0.25), np.full(5, 7.0)])  # 25 steps before training, 5 later
     flossed = made(LEARNS, [1] * 25 + [100] * 5, flossing_loss=losses)
     never = made(FAILS, [1] * 25, flossing_loss=losses[:25])
-    rows = number_of_exponents.make_rows({(20, 75, 1): never, (10, 5, 1): flossed, (10, 5, 2): never, (10, 75, 1): flossed})
+    rows = number_of_exponents.make_rows({(10, 5, 1): flossed, (10, 5, 2): never, (20, 75, 1): never, (10, 75, 1): flossed})
     assert rows[0] == {
         "delay": 10, "k": 5, "seed": 1, "epochs": 150, "flossing_steps": 30, "flossing_loss": 0.25,
         "final_accuracy": pytest.approx(0.99), "epoch_learned": 30,
@@ -355,9 +376,11 @@ def test_rows_and_summary_of_random_networks():
     assert {name: rows[2][name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert rows[1]["last_flossing_loss"] == 0.7 and np.isnan(rows[0]["last_flossing_loss"])
     assert list(rows[0]) == list(table(lyapunov.NAME)[0])
-    assert lyapunov.summary(rows)[3:] == [
-        "| 0.5 | before | 0.000 | -0.150 | -0.310 | -0.740 | 13.0 (6.5) | 26.9 (13.5) | 64.3 (32.1) | -100.0 |",
-        "| 1.0 | 16 | 0.000 | -0.300 | -0.620 | -1.480 | 26.1 (13.0) | 53.9 (26.9) | 128.6 (64.3) | -200.0 |",
+    lines = lyapunov.summary(rows)
+    assert lines[1].startswith("| g | flossed_exponents | lambda_1 | lambda_16 | log10_condition_number_16 | ")
+    assert lines[3:] == [
+        "| 0.5 | 0 | 0 | -0.15 | 13 | 6.51 | -0.31 | 26.9 | 13.5 | -0.74 | 64.3 | 32.1 | -100 | nan |",
+        "| 1 | 16 | 0 | -0.3 | 26.1 | 13 | -0.62 | 53.9 | 26.9 | -1.48 | 129 | 64.3 | -200 | 0.6 |",
     ]
 
 

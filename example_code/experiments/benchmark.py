@@ -4,9 +4,9 @@
     python example_code/experiments/benchmark.py --quick     # few sizes, to see that it works
 
 "ours" and "torch" are the trainer's engines "adjoint" and "autograd", "JAX" is a jitted value_and_grad of lax.scan, on
-the same numbers and one core. For nn.RNN, nn.GRU and nn.LSTM "ours" is extras/flossing.py given the network, and
-"callable" the same given torch's cell as a function, whose Jacobians come by vmap(jvp). All sizes and engines take turns. Times are medians of processor time, which other
-processes do not lengthen; in brackets the distance of the quartiles. All three as on a processor without AVX512:
+the same numbers and one core. For networks of torch "ours" is extras/flossing.py, and "callable" the same given torch's
+cell as a function, whose Jacobians come by vmap(jvp). All sizes and engines take turns. Times are medians of processor
+time, which other processes do not lengthen; in brackets the distance of the quartiles. As on a processor without AVX512:
 
     OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" ATEN_CPU_CAPABILITY=avx2
     MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 XLA_FLAGS=--xla_cpu_max_isa=AVX2
@@ -47,11 +47,8 @@ def step(kind, engine, N, T, B, Tp, nLE, network=None):
     if kind == "own network":
         return network_step(network, engine, Tp, nLE)
     rng = np.random.default_rng(SEED)
-    ps = dict(
-        ws=rng.normal(size=(N, 1)), J=rng.normal(size=(N, N)) / np.sqrt(N), wr=rng.normal(size=(1, N)),
-        b=0.1 * rng.random(N), offset=np.array([0.001]), xInit=rng.normal(size=(N, B)),
-    )  # fmt: skip
-    ps = {name: p.astype(np.float32) for name, p in ps.items()}
+    call = example.README_CALL._replace(N=N, T=T, B=B, nLE=nLE, E=0)
+    ps = example.train_rnn_flossing(*call, progress=False).initial
     s, target = rng.integers(0, 2, (2, T, 1, B)).astype(np.float32)
     if kind == "flossing":
         s, flossed = rng.integers(0, 2, (Tp, 1, 1)).astype(np.float32), {name: ps[name] for name in ("ws", "J", "b")}
@@ -136,20 +133,18 @@ def report(kind, sizes, engines, rounds):
     times = measure({(i, e): step(kind, e, **call) for i, call in enumerate(calls) for e in engines}, rounds)
     ms = {key: 1e3 * np.quantile(t, [0.5, 0.25, 0.75]) for key, t in times.items()}
     name = [", ".join(f"{key} {value}" for key, value in size.items()) or "README" for size in sizes]
-    rows = [
-        [name[i], *(f"{ms[i, e][0]:.4g} ({ms[i, e][2] - ms[i, e][1]:.1g})" for e in engines)]
-        + [f"{ms[i, e][0] / ms[i, 'ours'][0]:.2f}" for e in engines[1:]]
-        for i in range(len(calls))
-    ]
+    rows, growths = [], []
+    for i, call in enumerate(calls):
+        cells = [f"{ms[i, e][0]:.4g} ({ms[i, e][2] - ms[i, e][1]:.1g})" for e in engines]
+        rows.append([name[i], *cells, *(f"{ms[i, e][0] / ms[i, 'ours'][0]:.2f}" for e in engines[1:])])
+        if i > 0 and kind != "own network":
+            ratio = next(call[key] / calls[0][key] for key in sizes[i])
+            growth = ms[i, "ours"][0] / ms[0, "ours"][0], operations(kind, **call) / operations(kind, **calls[0])
+            growths.append([f"README to {name[i]}", *(f"{np.log(g) / np.log(ratio):.2f}" for g in growth)])
     header = [kind, *(f"{e} (ms)" for e in engines), *(f"{e} / ours" for e in engines[1:])]
-    print("\n".join(["", *markdown(header, rows)]), flush=True)
-    if kind in ("training", "flossing"):
-        rows = []
-        for i, size in enumerate(sizes[1:], 1):
-            ratio = next(calls[i][key] / calls[0][key] for key in size)
-            growth = ms[i, "ours"][0] / ms[0, "ours"][0], operations(kind, **calls[i]) / operations(kind, **calls[0])
-            rows.append([f"README to {name[i]}", *(f"{np.log(g) / np.log(ratio):.2f}" for g in growth)])
-        print("\n".join(["", *markdown([kind, "exponent of our time", "of the arithmetic"], rows)]), flush=True)
+    print("\n".join(["", *markdown(header, rows), ""]), flush=True)
+    if growths:
+        print("\n".join(markdown([kind, "exponent of our time", "of the arithmetic"], growths)), flush=True)
 
 
 def main(argv=None):
@@ -158,8 +153,7 @@ def main(argv=None):
     quick = parser.parse_args(argv).quick
     if hasattr(os, "sched_setaffinity"):  # JAX has no other switch for one thread
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; "
-          f"Python {platform.python_version()}, NumPy {np.__version__}")  # fmt: skip
+    print(f"{platform.platform()}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}")
     for kind, sizes in SIZES.items():
         engines = ["ours", "callable"] if kind == "own network" else ["ours", "torch", "JAX"][: 3 if jax else 2]
         report(kind, sizes[: 2 if quick else None], engines, 2 if quick else 12)

@@ -10,14 +10,17 @@ On a cluster: `sbatch example_code/experiments/delay_sweep.sbatch`, or as a Kube
 """
 
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, label_never, markdown, outcome, readme_call  # noqa: E402
+from example_code.experiments.experiment import (  # noqa: E402
+    Experiment, by_seed, draw_seeds, label_never, markdown, outcome, readme_call,
+)  # fmt: skip
 from example_code.experiments.sweep import Job  # noqa: E402
-from extras.figures import BLACK, COLOURS, GREY, new_figure  # noqa: E402
+from extras.figures import COLOURS, CONDITIONS as LABELLED, GREY, new_figure  # noqa: E402
 
 TASKS = {"xor": -1, "copy": 0, "parity of 4": -2}  # the parameter `task`
 DELAYS = {"xor": (10, 20, 30, 40), "copy": (40,), "parity of 4": (10,)}
@@ -29,10 +32,10 @@ CONDITIONS = {  # flossing steps before training (times --preflossing), and of a
 }
 Ef = 100
 DRAWN = {  # label, colour, marker
-    "none": ("no flossing", BLACK, "s"),
+    "none": ("no flossing", LABELLED["no flossing"], "s"),
     "orthogonal": ("no flossing, orthogonal J", COLOURS[2], "D"),
-    "preflossing": ("preflossing", COLOURS[4], "^"),
-    "during": ("flossing before and during training", COLOURS[0], "o"),
+    "preflossing": ("preflossing", LABELLED["preflossing"], "^"),
+    "during": ("flossing before and during training", LABELLED["flossing during training"], "o"),
 }
 FLOSSING_STEP = 2  # time of a flossing step over that of a training epoch, 1.5 to 2 by the benchmark
 UNTIL = 0.75  # blocks during this share of the epochs: after a block the accuracy is lower for some time
@@ -64,7 +67,7 @@ def make_jobs(args):
 def make_rows(records):
     """One row per run. d: time steps from the oldest bit asked for; time: in training epochs, flossing included."""
     rows = []
-    for (task, delay, seed, condition), record in sorted(records.items()):
+    for (task, delay, seed, condition), record in records.items():
         epoch = record.epoch_learned()
         rows.append({
             "task": task, "delay": delay, "d": delay * 2 ** abs(TASKS[task]), "condition": condition, "seed": seed,
@@ -76,59 +79,42 @@ def make_rows(records):
 
 
 def summary(rows):
-    """Lines of a Markdown table: medians over the seeds, and how many of them learned; none: infinitely late."""
-    conditions = [c for c in CONDITIONS if any(r["condition"] == c for r in rows)]
-    lines = []
-    for task, delay, d in dict.fromkeys((r["task"], r["delay"], r["d"]) for r in in_order(rows)):
+    """Lines of a Markdown table: medians over the seeds, and how many of them learned."""
+    conditions, lines = list(dict.fromkeys(r["condition"] for r in rows)), []
+    for task, delay, d in dict.fromkeys((r["task"], r["delay"], r["d"]) for r in rows):
         at = [[r for r in rows if (r["task"], r["delay"], r["condition"]) == (task, delay, c)] for c in conditions]
         lines.append([task, f"{delay} ({d})", *map(outcome, at)])
     return markdown(["task", "delay (d)", *(DRAWN[c][0] for c in conditions)], lines)
 
 
-def in_order(rows):
-    """Sorted by the tasks as they stand in TASKS, and by delay."""
-    return sorted(rows, key=lambda r: (list(TASKS).index(r["task"]), r["delay"]))
-
-
 def draw(records, rows):
-    """Final accuracy, epochs and time to learn at every task and delay: a thin line per seed, a thick one for the median."""
-    cells = list(dict.fromkeys((r["task"], r["delay"]) for r in in_order(rows)))
-    position = {cell: i + 0.6 * list(TASKS).index(cell[0]) for i, cell in enumerate(cells)}  # a gap between tasks
-    latest = max(r["epochs"] for r in rows)
-    never = 1.7 * latest  # where a run that does not learn is drawn
+    """Final accuracy, epochs and time to learn at every task and delay."""
+    never = 1.7 * max(r["epochs"] for r in rows)  # where a run that does not learn is drawn
     panels = {
         "final accuracy (%)": lambda r: 100 * r["final_accuracy"],
         "epochs to learn": lambda r: r["epoch_learned"] or never,
         "time to learn (epochs)": lambda r: r["time_learned"] or never,
     }
+    tasks = list(dict.fromkeys(r["task"] for r in rows))
+    cells = [(task, delay) for task in tasks for delay in sorted({r["delay"] for r in rows if r["task"] == task})]
+    position = {cell: i + 0.6 * tasks.index(cell[0]) for i, cell in enumerate(cells)}  # a gap between tasks
     with new_figure(9) as figure:
         axes = figure.subplots(3, 1, sharex=True)
-        for ax, (name, value) in zip(axes, panels.items()):
-            for number, condition in enumerate(c for c in CONDITIONS if any(r["condition"] == c for r in rows)):
-                for task in TASKS:
-                    mine = [r for r in rows if (r["task"], r["condition"]) == (task, condition)]
-                    draw_lines(ax, mine, value, position, condition, shift=0.13 * (number - 1.5))
+        for number, condition in enumerate(c for c in CONDITIONS if any(r["condition"] == c for r in rows)):
+            for task, (ax, value) in product(tasks, zip(axes, panels.values())):
+                mine = [r for r in rows if (r["task"], r["condition"]) == (task, condition)]
+                delays, curves = by_seed(mine, "delay", value)
+                draw_seeds(ax, [position[task, delay] + 0.13 * (number - 1.5) for delay in delays], curves, *DRAWN[condition])
+        for ax, name in zip(axes, panels):
             ax.set_ylabel(name)
         for ax in axes[1:]:
-            label_never(ax, never, latest)
+            label_never(ax, never)
         axes[0].axhline(50, color=GREY, linestyle=":", linewidth=1)
         axes[2].set_xticks(list(position.values()), [f"{task}\ndelay {delay}" for task, delay in cells])
         entries = dict(zip(*reversed(axes[0].get_legend_handles_labels())))  # label -> line, each once
         title = "thin: seeds, thick: median"
         figure.legend(entries.values(), entries, loc="outside upper center", ncols=2, title=title)
     return figure
-
-
-def draw_lines(ax, rows, value, position, condition, shift):
-    """Of one task and condition."""
-    label, colour, marker = DRAWN[condition]
-    style = dict(color=colour, marker=marker)
-    x = {r["delay"]: position[r["task"], r["delay"]] + shift for r in rows}
-    for seed in {r["seed"] for r in rows}:
-        points = sorted((x[r["delay"]], value(r)) for r in rows if r["seed"] == seed)
-        ax.plot(*zip(*points), linewidth=0.6, markersize=2.5, alpha=0.45, **style)
-    median = [np.median([value(r) for r in rows if r["delay"] == delay]) for delay in sorted(x)]
-    ax.plot(sorted(x.values()), median, linewidth=2.2, markersize=6, label=label, **style)
 
 
 TRAINING = {  # options that number_of_exponents.py has, too

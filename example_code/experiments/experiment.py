@@ -25,29 +25,20 @@ def readme_call(seed, **changes):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A sweep with its options, table and figure.
+    """A sweep with its options, table and figure; its script ends by sys.exit(EXPERIMENT.main())."""
 
-    name         of its folder and its files
-    description  the docstring of its script, None under python -OO
-    options      dict "--option" -> keywords of add_argument; quick: dict of the defaults under --quick
-    make_jobs    function args -> dict key -> Job
-    make_rows    function dict key -> record -> rows of the table, dicts
-    summary      function rows -> lines of Markdown
-    draw         function records, rows -> Figure
-    """
-
-    name: str
-    description: str | None
-    options: dict
-    quick: dict
-    make_jobs: Callable
-    make_rows: Callable
-    summary: Callable
-    draw: Callable
+    name: str  # of its folder and its files
+    description: str | None  # the docstring of its script; None under python -OO
+    options: dict  # "--option" -> keywords of add_argument
+    quick: dict  # what --quick sets instead of the defaults
+    make_jobs: Callable  # args -> dict key -> Job
+    make_rows: Callable  # dict key -> record -> rows of the table, dicts
+    summary: Callable  # rows -> lines of Markdown
+    draw: Callable  # records, rows -> Figure
 
     def parse(self, argv=None):
-        formatter = argparse.ArgumentDefaultsHelpFormatter
-        parser = argparse.ArgumentParser(description=(self.description or self.name).split("\n\n")[0], formatter_class=formatter)
+        parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        parser.description = (self.description or self.name).split("\n\n")[0]
         for option, keywords in self.options.items():
             parser.add_argument(option, **keywords)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -130,9 +121,6 @@ def shard_of_array(env):
     return "0/1"
 
 
-# ------------------------------------------------------------------ tables and figures
-
-
 def write_csv(rows, path):
     """Rows (dicts) with all digits of the floats, so that two sweeps can be compared bit for bit."""
     text = io.StringIO()
@@ -165,17 +153,23 @@ def outcome(rows):
     return f"{100 * np.median([r['final_accuracy'] for r in rows]):.1f} %, {epoch}, {count}"
 
 
-def draw_seeds(ax, x, curves, label, **style):
-    """Thin lines for the seeds, if there are any, and a thick one for their median; x: None to count from 0."""
+def by_seed(rows, name, value):
+    """The values of a column, and for each seed the curve of value(row) against them; NaN where there is no row."""
+    x, found = sorted({row[name] for row in rows}), {(row["seed"], row[name]): value(row) for row in rows}
+    return x, [[found.get((seed, at), np.nan) for at in x] for seed in dict.fromkeys(row["seed"] for row in rows)]
+
+
+def draw_seeds(ax, x, curves, label, color, marker=None):
+    """Thin lines for the seeds, if there are any, and a thick one for their median."""
     for curve in curves:
-        ax.plot(np.arange(len(curve)) if x is None else x, curve, linewidth=0.5, alpha=0.4, color=style["color"])
-    if len(curves):
-        ax.plot(np.arange(len(curves[0])) if x is None else x, np.median(curves, axis=0), linewidth=1.8, label=label, **style)
+        ax.plot(x, curve, color=color, marker=marker, linewidth=0.5, markersize=2.5, alpha=0.4)
+    if curves:
+        ax.plot(x, np.nanmedian(curves, axis=0), color=color, marker=marker, linewidth=1.8, markersize=5, label=label)
 
 
-def label_never(ax, never, latest):
-    """Make the axis of epochs logarithmic, with ticks up to `latest` and "never" above them."""
+def label_never(ax, never):
+    """Make the axis of epochs logarithmic, with ticks and above them, at the number `never`, the word."""
     ax.set(yscale="log", ylim=(None, 1.3 * never))
-    ticks = [t for t in (10, 30, 100, 300, 1000, 3000) if ax.get_ylim()[0] < t < latest]
+    ticks = [t for t in (10, 30, 100, 300, 1000, 3000) if ax.get_ylim()[0] < t < never / 1.5]
     ax.set_yticks([*ticks, never], [*(f"{t:,}" for t in ticks), "never"])
     ax.set_yticks([], minor=True)

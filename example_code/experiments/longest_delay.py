@@ -34,9 +34,6 @@ FLOSSED_UNTIL = 0.7  # accuracy at which flossing has faded out
 LOST, RISING, GROWTH = 0.6, 0.75, 1.1  # accuracy below which the learning rate starts again, above which it grows; how fast
 
 
-# ------------------------------------------------------------------ the adaptive loop
-
-
 def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_every=100):
     """Train with flossing that fades out as the accuracy rises; returns a TrainingRecord.
 
@@ -91,9 +88,6 @@ def decide(accuracy, low, high, E):
         rate = low if now < LOST else rate * GROWTH if now > RISING else rate
         rate = min(rate, high * (1 - end / E))
     return rate, min(max((FLOSSED_UNTIL - now) / (FLOSSED_UNTIL - 0.5), 0), 1)
-
-
-# ------------------------------------------------------------------ what is run
 
 
 @dataclass(frozen=True)

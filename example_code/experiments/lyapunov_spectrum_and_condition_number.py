@@ -92,17 +92,11 @@ def make_rows(records):
 
 def summary(rows):
     """Lines of a Markdown table of the medians over seeds."""
-    header = ["g", "k", *(f"lambda_{m}" for m in FLOSSED), "sigma_1/sigma_16 (predicted)", "sigma_1/sigma_32", "sigma_1/sigma_75"]
-    lines = []
-    for g, k in dict.fromkeys((row["g"], row["flossed_exponents"]) for row in rows):
-        mine = [row for row in rows if (row["g"], row["flossed_exponents"]) == (g, k)]
-        median = {name: np.median([row[name] for row in mine]) for name in mine[0]}
-        exponents = [f"{median[f'lambda_{m}']:.3f}" for m in FLOSSED]
-        names = [(f"log10_condition_number_{m}", f"log10_prediction_{m}") for m in FLOSSED[1:]]
-        conditions = [f"{median[measured]:.1f} ({median[predicted]:.1f})" for measured, predicted in names]
-        lines.append([g, k or "before", *exponents, *conditions, f"{median['log10_gradient_norm']:.1f}"])
-    title = f"medians over seeds; condition numbers and gradient norm at t = {TABLE_HORIZON}, as powers of 10"
-    return [title, *markdown([*header, "gradient norm"], lines)]
+    columns, lines = [name for name in rows[0] if name != "seed"], []
+    for network in dict.fromkeys((row["g"], row["flossed_exponents"]) for row in rows):
+        mine = [row for row in rows if (row["g"], row["flossed_exponents"]) == network]
+        lines.append([f"{np.median([row[name] for row in mine]):.3g}" for name in columns])
+    return [f"medians over seeds; condition numbers and gradient norm at t = {TABLE_HORIZON}", *markdown(columns, lines)]
 
 
 def draw(records, rows):
@@ -115,7 +109,8 @@ def draw(records, rows):
 
     for k, colour in COLOUR.items():
         style = dict(color=colour, label=f"k = {k}" if k else "before flossing")
-        draw_seeds(losses, None, of(1.0, k, lambda r: r.flossing_loss) if k else [], **style)
+        if curves := of(1.0, k, lambda r: r.flossing_loss) if k else []:
+            draw_seeds(losses, np.arange(len(curves[0])), curves, **style)
         draw_seeds(spectra, index, of(1.0, k, lambda r: r.diagnostics["spectrum"]), **style)
         draw_seeds(gradients, t, of(1.0, k, lambda r: r.diagnostics["log_norm"] / np.log(10)), **style)
         if k != 1 and (both := of(1.0, k, lambda r: log10_condition(r, 32))):

@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.delay_sweep import TRAINING, arguments_of  # noqa: E402
-from example_code.experiments.experiment import Experiment, label_never, markdown, outcome  # noqa: E402
+from example_code.experiments.experiment import Experiment, by_seed, draw_seeds, label_never, markdown, outcome  # noqa: E402
 from example_code.experiments.sweep import Job  # noqa: E402
 from extras.figures import COLOURS, GREY, new_figure  # noqa: E402
 
@@ -35,7 +35,7 @@ def make_jobs(args):
 def make_rows(records):
     """One row per run. flossing_loss: mean over the k exponents of their squares, at the end of preflossing."""
     rows = []
-    for (delay, k, seed), record in sorted(records.items()):
+    for (delay, k, seed), record in records.items():
         before_training = record.flossing_loss[record.flossing_epoch == 1]
         rows.append({
             "delay": delay, "k": k, "seed": seed, "epochs": len(record.loss), "flossing_steps": len(record.flossing_loss),
@@ -45,40 +45,27 @@ def make_rows(records):
     return rows
 
 
-def cells(rows):
-    """{delay: {k: rows of the seeds}}."""
-    found = {}
-    for row in rows:
-        found.setdefault(row["delay"], {}).setdefault(row["k"], []).append(row)
-    return found
-
-
 def summary(rows):
     """Lines of a Markdown table: medians over the seeds, and how many of them learned."""
-    found = cells(rows)
-    lines = [[k, *(outcome(of_delay.get(k)) for of_delay in found.values())] for k in sorted({row["k"] for row in rows})]
-    return markdown(["k", *(f"delay {delay}" for delay in found)], lines)
+    delays, lines = sorted({r["delay"] for r in rows}), []
+    for k in sorted({r["k"] for r in rows}):
+        lines.append([k, *(outcome([r for r in rows if (r["delay"], r["k"]) == (delay, k)]) for delay in delays)])
+    return markdown(["k", *(f"delay {delay}" for delay in delays)], lines)
 
 
 def draw(records, rows):
-    """Final accuracy and epoch learned against k: dots seeds, lines medians."""
-    latest = max(row["epochs"] for row in rows)
-    never = 1.7 * latest  # where a run that does not learn is drawn
+    """Final accuracy and epoch learned against k."""
+    never = 1.7 * max(r["epochs"] for r in rows)  # where a run that does not learn is drawn
     with new_figure(4.2) as figure:
         accuracy, epochs = figure.subplots(1, 2)
-        panels = {accuracy: lambda row: 100 * row["final_accuracy"], epochs: lambda row: row["epoch_learned"] or never}
-        for number, (delay, of_delay) in enumerate(cells(rows).items()):
-            style = dict(color=COLOURS[number], marker="os^"[number])
-            for ax, value in panels.items():
-                points = {k: [value(row) for row in seeds] for k, seeds in of_delay.items()}
-                for k, seeds in points.items():
-                    ax.plot(np.full(len(seeds), k), seeds, markersize=2.5, alpha=0.45, linestyle="", **style)
-                ax.plot(*zip(*((k, np.median(seeds)) for k, seeds in points.items())), label=f"delay {delay}", **style)
-                ax.set_xlabel("k, flossed exponents")
+        for number, delay in enumerate(sorted({r["delay"] for r in rows})):
+            mine, style = [r for r in rows if r["delay"] == delay], (f"delay {delay}", COLOURS[number], "os^"[number])
+            draw_seeds(accuracy, *by_seed(mine, "k", lambda r: 100 * r["final_accuracy"]), *style)
+            draw_seeds(epochs, *by_seed(mine, "k", lambda r: r["epoch_learned"] or never), *style)
         accuracy.axhline(50, color=GREY, linestyle=":", linewidth=1)
-        accuracy.set_ylabel("final accuracy (%)")
-        epochs.set_ylabel("epochs to learn")
-        label_never(epochs, never, latest)
+        accuracy.set(xlabel="k, flossed exponents", ylabel="final accuracy (%)")
+        epochs.set(xlabel="k, flossed exponents", ylabel="epochs to learn")
+        label_never(epochs, never)
         figure.legend(*accuracy.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 

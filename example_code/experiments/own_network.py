@@ -34,9 +34,6 @@ EPOCHS_PER_STEP = {"RNN": 1.2, "GRU": 0.5, "LSTM": 2.7}
 LAST_STEPS = 20  # of flossing, over which the loss is averaged: each has a batch of its own
 
 
-# ------------------------------------------------------------------ networks to start from
-
-
 def torch_default(kind):
     return getattr(nn, kind)(1, H)
 
@@ -63,9 +60,6 @@ STARTS = {  # name: function kind -> network, kinds
     "paper": (as_in_the_paper, ("RNN",)),
     "holding": (gate_that_holds, ("GRU", "LSTM")),
 }
-
-
-# ------------------------------------------------------------------ what is run
 
 
 def make_jobs(args):
@@ -129,9 +123,6 @@ def train(network, delay, seed, epochs):
             learned = epoch
             break
     return epoch, learned, best, round(time.process_time() - started, 1)
-
-
-# ------------------------------------------------------------------ table and figure
 
 
 def make_rows(records):

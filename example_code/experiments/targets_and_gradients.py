@@ -104,17 +104,16 @@ def draw(records, rows):
         (spectra, accuracy), (gradients, conditions) = figure.subplots(2, 2)
         for target in dict.fromkeys(target for target, _ in records):
             mine = [record for (t, _), record in records.items() if t == target]
-            E = mine[0].parameters["E"]
-            epochs, style = np.arange(1, E + 1), dict(color=COLOUR[target], label="no flossing")
+            style = "no flossing" if target is None else f"target {target:g}", COLOUR[target]
             if target is not None:
-                style["label"] = f"target {target:g}"
                 reached = [r.lyapunov_spectrum[-1] for r in mine]
-                draw_seeds(spectra, np.arange(1, len(reached[0]) + 1), reached, **style)
+                draw_seeds(spectra, np.arange(1, len(reached[0]) + 1), reached, *style)
                 spectra.axhline(target, color=COLOUR[target], linestyle=":", linewidth=1)
-            draw_seeds(accuracy, epochs, [100 * running_mean(r.accuracy) for r in mine], **style)
-            draw_seeds(gradients, epochs, [running_mean(np.log10(r.gradient_norm["xInit"])) for r in mine], **style)
+            E = mine[0].parameters["E"]
+            draw_seeds(accuracy, np.arange(1, E + 1), [100 * running_mean(r.accuracy) for r in mine], *style)
+            draw_seeds(gradients, np.arange(1, E + 1), [running_mean(np.log10(r.gradient_norm["xInit"])) for r in mine], *style)
             log10 = [r.diagnostics["log_condition_number"] / np.log(10) for r in mine]
-            draw_seeds(conditions, [-BETWEEN, *looked_at(E), E + 1], log10, marker="o", markersize=3, **style)
+            draw_seeds(conditions, [-BETWEEN, *looked_at(E), E + 1], log10, *style, marker="o")
         spectra.set(xlabel="index of the exponent", ylabel="Lyapunov exponent (1/step)", title="A  after flossing")
         accuracy.axhline(50, color=GREY, linestyle="--", linewidth=1)
         accuracy.set(xlabel="epoch", ylabel="accuracy (%)", title="B  learning")
