@@ -118,16 +118,20 @@ def test_the_kubernetes_job_counts_its_pods_right():
 
 def test_a_call_with_fewer_or_other_runs_does_not_replace_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(experiment, "do_all", lambda jobs, out, at_a_time: done.append(len(jobs)) or {})
-    main, done, out = delay_sweep.EXPERIMENT.main, [], ["--out", str(tmp_path / "new")]
+    monkeypatch.setattr(sweep.Job, "record", lambda job, out: made(LEARNS))
+    main, done, out = delay_sweep.EXPERIMENT.main, [], ["--conditions", "none", "--out", str(tmp_path)]
     assert main(["--seeds", "1", "2", *out]) == 0
     assert main(["--seeds", "1", "2", "3", *out]) == 0  # more of them
+    assert (tmp_path / "delay_sweep_runs.txt").read_text().count("\n") == len(table("delay_sweep", tmp_path)) == 18
+    capsys.readouterr()
     for fewer in (["--seeds", "1", "2"], ["--quick"], ["--seeds", "1", "2", "3", "--epochs", "4500"]):
         assert main([*fewer, *out]) == 2
-    assert done == [48, 72]
-    assert "new: holds 24 of another call, copy_during_delay40_seed3_" in capsys.readouterr().err
-    (tmp_path / "number_of_exponents.csv").write_text("of unknown runs")
+    assert done == [12, 18]
+    expected = "delay_sweep.csv there has 6 other runs, among them copy_none_delay40_seed3_"
+    assert expected in capsys.readouterr().err and len(table("delay_sweep", tmp_path)) == 18
+    (tmp_path / "number_of_exponents.csv").write_text("")
     assert number_of_exponents.EXPERIMENT.main(["--out", str(tmp_path)]) == 2
-    assert "number_of_exponents.csv for one" in capsys.readouterr().err
+    assert "has 1 other runs, among them unknown ones" in capsys.readouterr().err
 
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path, capsys):
@@ -408,7 +412,8 @@ def test_the_committed_own_networks_are_those_of_the_script():
 def test_networks_to_start_from():
     H = own_network.H
     torch.manual_seed(1)
-    default, paper, holding = own_network.torch_default("GRU"), own_network.as_in_the_paper("RNN"), own_network.gate_that_holds("LSTM")
+    starts = (("torch", "GRU"), ("paper", "RNN"), ("holding", "LSTM"))
+    default, paper, holding = (own_network.STARTS[start][0](kind) for start, kind in starts)
     assert default.weight_hh_l0.abs().max() <= H**-0.5 and default.weight_ih_l0.abs().max() <= H**-0.5
     assert paper.weight_hh_l0.std().item() == pytest.approx(H**-0.5, rel=0.05)
     assert holding.bias_ih_l0.view(4, H)[:, 0].tolist() == [3, 1, pytest.approx(holding.bias_ih_l0[2 * H].item()), 3]

@@ -56,12 +56,13 @@ class Experiment:
     def main(self, argv=None):
         """Do this shard's share of the jobs, then write what they say.
 
-        Returns the exit status: 0; 1 if a run failed; 2 if --out holds other runs or cannot be written; 130 after Ctrl-C.
+        Returns the exit status: 0; 1 if a run failed; 2 if --out is no folder or has a table of other runs; 130 after Ctrl-C.
         """
         args = self.parse(argv)
         jobs, out, (index, count) = self.make_jobs(args), args.out.resolve(), args.shard
         try:
-            self.list_runs(jobs, out)
+            out.mkdir(parents=True, exist_ok=True)
+            self.check_table(jobs, out)
         except (OSError, ValueError) as error:
             print(f"error: --out {args.out}: {error}", file=sys.stderr)
             return 2
@@ -74,29 +75,28 @@ class Experiment:
         for job, error in failed.items():
             print(f"FAILED {job.label}: {job.function}{tuple(job.arguments)}\n    {error}", file=sys.stderr)
         records = {key: record for key, job in jobs.items() if (record := job.record(out)) is not None}
-        if len(records) == len(jobs):
-            for job in jobs.values():  # left there if a process was killed between saving and cleaning up
-                shutil.rmtree(job.unfinished(out), ignore_errors=True)
+        for key in records:  # left there if a process was killed between saving and cleaning up
+            shutil.rmtree(jobs[key].unfinished(out), ignore_errors=True)
         if records and (count == 1 or len(records) == len(jobs)):
-            self.write(records, out)
+            self.write(jobs, records, out)
         return 1 if failed else 0
 
-    def list_runs(self, jobs, out):
-        """Write the names of the records to a list; ValueError if the table there has runs that are not among these."""
+    def check_table(self, jobs, out):
+        """ValueError if the table there has runs that are not among the jobs: it would be replaced by one without them."""
         listed, table = out / f"{self.name}_runs.txt", out / f"{self.name}.csv"
-        names = [job.path(out).name for job in jobs.values()]
-        there = listed.read_text().splitlines() if listed.exists() else [table.name] * table.exists()
-        if others := set(there) - set(names):
-            raise ValueError(f"holds {len(others)} of another call, {min(others)} for one; choose another folder, or remove it")
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(listed, "\n".join(names).encode())
+        if table.exists():
+            there = listed.read_text().splitlines() if listed.exists() else ["unknown ones"]
+            if others := set(there) - {job.path(out).name for job in jobs.values()}:
+                raise ValueError(f"{table.name} there has {len(others)} other runs, among them {min(others)}; choose another folder")
 
-    def write(self, records, out):
-        rows, table, figure = self.make_rows(records), out / f"{self.name}.csv", out / f"{self.name}.png"
+    def write(self, jobs, records, out):
+        listed, table, figure = (out / f"{self.name}{ending}" for ending in ("_runs.txt", ".csv", ".png"))
+        rows = self.make_rows(records)
+        write_atomically(listed, "".join(f"{jobs[key].path(out).name}\n" for key in records).encode())
         write_csv(rows, table)
         self.draw(records, rows).savefig(figure)
         print("\n".join(["", *self.summary(rows), ""]))
-        print(f"wrote {table}\nwrote {figure}\nwrote {len(records)} records, listed in {out / f'{self.name}_runs.txt'}")
+        print(f"wrote {table}\nwrote {figure}\nwrote {len(records)} records, listed in {listed}")
 
 
 def positive_integer(text):
@@ -114,11 +114,8 @@ def shard(text):
 
 def shard_of_array(env):
     if "SLURM_ARRAY_TASK_ID" in env:
-        index = int(env["SLURM_ARRAY_TASK_ID"]) - int(env["SLURM_ARRAY_TASK_MIN"])
-        return f"{index}/{env['SLURM_ARRAY_TASK_COUNT']}"
-    if "JOB_COMPLETION_INDEX" in env:  # Kubernetes sets no count: the job's file does
-        return f"{env['JOB_COMPLETION_INDEX']}/{env['JOB_COMPLETIONS']}"
-    return "0/1"
+        return f"{int(env['SLURM_ARRAY_TASK_ID']) - int(env['SLURM_ARRAY_TASK_MIN'])}/{env['SLURM_ARRAY_TASK_COUNT']}"
+    return f"{env.get('JOB_COMPLETION_INDEX', 0)}/{env.get('JOB_COMPLETIONS', 1)}"  # the count: by the job's file
 
 
 def write_csv(rows, path):

@@ -34,10 +34,6 @@ EPOCHS_PER_STEP = {"RNN": 1.2, "GRU": 0.5, "LSTM": 2.7}
 LAST_STEPS = 20  # of flossing, over which the loss is averaged: each has a batch of its own
 
 
-def torch_default(kind):
-    return getattr(nn, kind)(1, H)
-
-
 def as_in_the_paper(kind):
     """Recurrent weights N(0, 1) / sqrt(H) too: torch's are 0.58 times as large."""
     network = make_network(kind)
@@ -56,7 +52,7 @@ def gate_that_holds(kind):
 KINDS = ("RNN", "GRU", "LSTM")
 STARTS = {  # name: function kind -> network, kinds
     "example": (make_network, KINDS),
-    "torch": (torch_default, KINDS),
+    "torch": (lambda kind: getattr(nn, kind)(1, H), KINDS),
     "paper": (as_in_the_paper, ("RNN",)),
     "holding": (gate_that_holds, ("GRU", "LSTM")),
 }
