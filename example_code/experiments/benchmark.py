@@ -1,15 +1,15 @@
-"""How long a training step and a flossing step take, against torch and JAX, how the time grows, and networks of torch.
+"""How long a training step and a flossing step take, against torch's differentiation, and how the time grows.
 
-    python example_code/experiments/benchmark.py             # 14 sizes, some minutes; JAX only if it is installed
+    python example_code/experiments/benchmark.py             # 14 sizes, some minutes
     python example_code/experiments/benchmark.py --quick     # few sizes, to see that it works
 
-"ours" and "torch" are the trainer's engines "adjoint" and "autograd", "JAX" is a jitted value_and_grad of lax.scan, on
-the same numbers and one core. For networks of torch "ours" is extras/flossing.py, and "callable" the same given torch's
-cell as a function, whose Jacobians come by vmap(jvp). All sizes and engines take turns. Times are medians of processor
-time, which other processes do not lengthen; in brackets the distance of the quartiles. As on a processor without AVX512:
+"ours" and "torch" are the trainer's engines "adjoint" and "autograd", on the same numbers and with one thread. For
+networks of torch "ours" is extras/flossing.py, and "callable" the same given torch's cell as a function, whose Jacobians
+come by vmap(jvp). All sizes and engines take turns. Times are medians of processor time, which other processes do not
+lengthen; in brackets the distance of the quartiles. As on a processor without AVX512:
 
     OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" ATEN_CPU_CAPABILITY=avx2
-    MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 XLA_FLAGS=--xla_cpu_max_isa=AVX2
+    MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 """
 
 import argparse
@@ -22,11 +22,6 @@ from pathlib import Path
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # read by the imports
 import numpy as np  # noqa: E402
 
-try:
-    import jax
-    import jax.numpy as jnp
-except ImportError:
-    jax = None
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import gradient_flossing_example as example  # noqa: E402
 from example_code.experiments.experiment import markdown  # noqa: E402
@@ -52,11 +47,6 @@ def step(kind, engine, N, T, B, Tp, nLE, network=None):
     s, target = rng.integers(0, 2, (2, T, 1, B)).astype(np.float32)
     if kind == "flossing":
         s, flossed = rng.integers(0, 2, (Tp, 1, 1)).astype(np.float32), {name: ps[name] for name in ("ws", "J", "b")}
-    if engine == "JAX":
-        loss = {"training": jax_training_loss, "flossing": jax_flossing_loss}[kind]
-        gradient, Q = jax.jit(jax.value_and_grad(loss, has_aux=True)), example.initial_orthonormal_system(SEED, N, nLE)
-        given = (ps, s, target) if kind == "training" else (flossed, s, ps["xInit"], Q)
-        return lambda: jax.block_until_ready(gradient(*given))
     engine = {"ours": "adjoint", "torch": "autograd"}[engine]
     if kind == "training":
         gradient = example.training_engine(engine, N, T, B, FIRST_SCORED)
@@ -88,26 +78,6 @@ def network_step(network, engine, Tp, nLE):
     return gradient
 
 
-def jax_training_loss(ps, s, target):
-    def advance(x, now):
-        x = ps["J"] @ jnp.tanh(x) + ps["b"][:, None] + ps["ws"] @ now
-        return x, ps["wr"] @ x + ps["offset"]
-
-    r, y = jax.lax.scan(advance, ps["xInit"], s)[1][FIRST_SCORED - 1 :], target[FIRST_SCORED - 1 :]
-    return jnp.mean((1 - y) * r + jax.nn.softplus(-r)), jnp.mean((jax.nn.sigmoid(r) >= 0.5) == y)
-
-
-def jax_flossing_loss(ps, s, xInit, Q):
-    def advance(carry, now):
-        x, Q = carry
-        x = ps["J"] @ jnp.tanh(x) + ps["b"] + ps["ws"] @ now
-        Q, R = jnp.linalg.qr((1 / jnp.cosh(x) ** 2)[:, None] * ps["J"] @ Q)
-        return (x, Q), jnp.log(jnp.abs(jnp.diagonal(R)))
-
-    log_R = jax.lax.scan(advance, (xInit[:, 0], Q), s[:, :, 0])[1][discarded_steps(len(s)) :]
-    return jnp.mean(log_R.mean(axis=0) ** 2), log_R.mean(axis=0)
-
-
 def operations(kind, N, T, B, Tp, nLE):
     """Floating-point operations of a step's matrix products and, for flossing, of a QR and its adjoint at every step."""
     if kind == "training":
@@ -124,7 +94,7 @@ def measure(functions, rounds):
                 started = time.process_time()
                 function()
                 times[key].append(time.process_time() - started)
-    return {key: np.array(seconds[1:]) for key, seconds in times.items()}  # without the first, which compiles
+    return {key: np.array(seconds[1:]) for key, seconds in times.items()}  # without the first, which prepares
 
 
 def report(kind, sizes, engines, rounds):
@@ -151,11 +121,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="few sizes and rounds")
     quick = parser.parse_args(argv).quick
-    if hasattr(os, "sched_setaffinity"):  # JAX has no other switch for one thread
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     print(f"{platform.platform()}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}")
     for kind, sizes in SIZES.items():
-        engines = ["ours", "callable"] if kind == "own network" else ["ours", "torch", "JAX"][: 3 if jax else 2]
+        engines = ["ours", "callable" if kind == "own network" else "torch"]
         report(kind, sizes[: 2 if quick else None], engines, 2 if quick else 12)
 
 
