@@ -388,6 +388,40 @@ def test_rows_and_summary_of_random_networks():
     ]
 
 
+def test_figure_of_random_networks():
+    losses, spectra, gains, conditions, predictions, gradients = lyapunov.draw(NETWORKS, []).axes
+    lines = lambda ax: {line.get_label(): line.get_xydata() for line in ax.lines}  # noqa: E731
+    index, t, log10 = np.arange(1, 81), np.array(lyapunov.HORIZONS), np.log(10)
+    np.testing.assert_allclose(lines(losses)["k = 16"], [[0, 4], [1, 0.6]])
+    np.testing.assert_allclose(lines(spectra)["k = 16"], np.transpose([index, -2 * np.arange(80) / 100]))
+    np.testing.assert_allclose(lines(gradients)["k = 16"], np.transpose([t, -2 * t]))
+    np.testing.assert_allclose(lines(conditions)["k = 16"], np.transpose([t, 2 * 0.62 * t / log10]))
+    np.testing.assert_allclose(conditions.lines[1].get_xydata(), np.transpose([t, 0.62 * t / log10]))
+    assert "before flossing" not in lines(conditions) and list(lines(gains))[:-1] == ["g = 0.5, before flossing"]
+    np.testing.assert_allclose(lines(gains)["g = 0.5, before flossing"], np.transpose([index, -np.arange(80) / 100]))
+    for label, slopes in (("k = 16", [[1, 3], [2, 6]]), ("before flossing", [[1], [2]])):
+        predicted, measured = lines(predictions)[label].T
+        np.testing.assert_allclose(measured, 2 * predicted)
+        np.testing.assert_allclose(sorted(predicted), np.sort([f * m * t / 100 / log10 for f in slopes[0] for m in (15, 31, 74)], axis=None))
+
+
+def test_figure_of_targets_and_gradients():
+    fields = lambda n: dict(  # noqa: E731
+        gradient_norm={"xInit": np.full(150, 10.0**-n)},
+        diagnostics={"log_condition_number": n * np.arange(4) * np.log(10)},
+        lyapunov_spectrum=n * np.array([[7, 7, 7], [1, 2, 3]], np.float32),
+    )
+    flossed = {(-0.5, seed): made(LEARNS, [1, 1], **fields(seed)) for seed in (1, 3)}
+    spectra, accuracy, gradients, conditions = targets_and_gradients.draw({(None, 1): made(FAILS, **fields(1))} | flossed, []).axes
+    lines = lambda ax: {line.get_label(): line.get_xydata() for line in ax.lines}  # noqa: E731
+    np.testing.assert_allclose(lines(spectra)["target -0.5"], [[1, 2], [2, 4], [3, 6]])
+    assert "no flossing" not in lines(spectra) and spectra.lines[-1].get_ydata() == [-0.5, -0.5]
+    np.testing.assert_allclose(lines(accuracy)["target -0.5"][[0, 70, 149]], [[1, 40], [71, 100], [150, 98]])
+    np.testing.assert_allclose(lines(accuracy)["no flossing"][9], [10, 50])
+    np.testing.assert_allclose(lines(gradients)["target -0.5"][[0, 149]], [[1, -2], [150, -2]])
+    np.testing.assert_allclose(lines(conditions)["target -0.5"], [[-100, 0], [1, 2], [101, 4], [151, 6]])
+
+
 # ------------------------------------------------------------------ own networks
 
 

@@ -1,4 +1,4 @@
-"""How long a training step and a flossing step take, against torch's differentiation, and how the time grows.
+"""How long a training step and a flossing step take, against torch's own differentiation.
 
     python example_code/experiments/benchmark.py             # 14 sizes, some minutes
     python example_code/experiments/benchmark.py --quick     # few sizes, to see that it works
@@ -78,13 +78,6 @@ def network_step(network, engine, Tp, nLE):
     return gradient
 
 
-def operations(kind, N, T, B, Tp, nLE):
-    """Floating-point operations of a step's matrix products and, for flossing, of a QR and its adjoint at every step."""
-    if kind == "training":
-        return 6 * T * B * N**2  # forward, backward, gradient of J
-    return Tp * (6 * N**2 * nLE + 2 * (2 * N * nLE**2 - 2 / 3 * nLE**3) + 5 * N * nLE**2)  # R, Q; M, Q sym(M), R^-T
-
-
 def measure(functions, rounds):
     """Processor seconds of each function of a dict, an array; in each round all take turns, short ones several times."""
     times = {key: [] for key in functions}
@@ -97,24 +90,16 @@ def measure(functions, rounds):
     return {key: np.array(seconds[1:]) for key, seconds in times.items()}  # without the first, which prepares
 
 
-def report(kind, sizes, engines, rounds):
-    """Print a table of the times, and one of the exponents with which ours grows from the first of the sizes."""
-    calls = [README_SIZES | size for size in sizes]
-    times = measure({(i, e): step(kind, e, **call) for i, call in enumerate(calls) for e in engines}, rounds)
-    ms = {key: 1e3 * np.quantile(t, [0.5, 0.25, 0.75]) for key, t in times.items()}
-    name = [", ".join(f"{key} {value}" for key, value in size.items()) or "README" for size in sizes]
-    rows, growths = [], []
-    for i, call in enumerate(calls):
-        cells = [f"{ms[i, e][0]:.4g} ({ms[i, e][2] - ms[i, e][1]:.1g})" for e in engines]
-        rows.append([name[i], *cells, *(f"{ms[i, e][0] / ms[i, 'ours'][0]:.2f}" for e in engines[1:])])
-        if i > 0 and kind != "own network":
-            ratio = next(call[key] / calls[0][key] for key in sizes[i])
-            growth = ms[i, "ours"][0] / ms[0, "ours"][0], operations(kind, **call) / operations(kind, **calls[0])
-            growths.append([f"README to {name[i]}", *(f"{np.log(g) / np.log(ratio):.2f}" for g in growth)])
-    header = [kind, *(f"{e} (ms)" for e in engines), *(f"{e} / ours" for e in engines[1:])]
-    print("\n".join(["", *markdown(header, rows), ""]), flush=True)
-    if growths:
-        print("\n".join(markdown([kind, "exponent of our time", "of the arithmetic"], growths)), flush=True)
+def report(kind, sizes, other, rounds):
+    """Print a table of our times and those of the other engine: medians, distances of the quartiles, ratios."""
+    steps = {(i, e): step(kind, e, **README_SIZES | size) for i, size in enumerate(sizes) for e in ("ours", other)}
+    ms = {key: 1e3 * np.quantile(times, [0.5, 0.25, 0.75]) for key, times in measure(steps, rounds).items()}
+    rows = []
+    for i, size in enumerate(sizes):
+        cells = [f"{ms[i, e][0]:.4g} ({ms[i, e][2] - ms[i, e][1]:.1g})" for e in ("ours", other)]
+        name = ", ".join(f"{key} {value}" for key, value in size.items()) or "README"
+        rows.append([name, *cells, f"{ms[i, other][0] / ms[i, 'ours'][0]:.2f}"])
+    print("\n".join(["", *markdown([kind, "ours (ms)", f"{other} (ms)", f"{other} / ours"], rows)]), flush=True)
 
 
 def main(argv=None):
@@ -123,8 +108,8 @@ def main(argv=None):
     quick = parser.parse_args(argv).quick
     print(f"{platform.platform()}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}")
     for kind, sizes in SIZES.items():
-        engines = ["ours", "callable" if kind == "own network" else "torch"]
-        report(kind, sizes[: 2 if quick else None], engines, 2 if quick else 12)
+        other = "callable" if kind == "own network" else "torch"
+        report(kind, sizes[: 2 if quick else None], other, 2 if quick else 12)
 
 
 if __name__ == "__main__":

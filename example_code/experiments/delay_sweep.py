@@ -17,33 +17,26 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import (  # noqa: E402
-    Experiment, by_seed, draw_seeds, label_never, markdown, outcome, readme_call,
+    Experiment, Job, by_seed, draw_seeds, label_never, markdown, outcome, readme_call,
 )  # fmt: skip
-from example_code.experiments.sweep import Job  # noqa: E402
 from extras.figures import COLOURS, CONDITIONS as LABELLED, GREY, new_figure  # noqa: E402
 
 TASKS = {"xor": -1, "copy": 0, "parity of 4": -2}  # the parameter `task`
 DELAYS = {"xor": (10, 20, 30, 40), "copy": (40,), "parity of 4": (10,)}
-CONDITIONS = {  # flossing steps before training (times --preflossing), and of a block every Ef epochs
-    "none": dict(),
-    "orthogonal": dict(IC=3),
-    "preflossing": dict(Ep=1),
-    "during": dict(Ep=1, Ei=50),
+CONDITIONS = {  # flossing steps before training (times --preflossing), and of a block every Ef epochs; label, colour, marker
+    "none": (dict(), "no flossing", LABELLED["no flossing"], "s"),
+    "orthogonal": (dict(IC=3), "no flossing, orthogonal J", COLOURS[2], "D"),
+    "preflossing": (dict(Ep=1), "preflossing", LABELLED["preflossing"], "^"),
+    "during": (dict(Ep=1, Ei=50), "flossing before and during training", LABELLED["flossing during training"], "o"),
 }
 Ef = 100
-DRAWN = {  # label, colour, marker
-    "none": ("no flossing", LABELLED["no flossing"], "s"),
-    "orthogonal": ("no flossing, orthogonal J", COLOURS[2], "D"),
-    "preflossing": ("preflossing", LABELLED["preflossing"], "^"),
-    "during": ("flossing before and during training", LABELLED["flossing during training"], "o"),
-}
 FLOSSING_STEP = 2  # time of a flossing step over that of a training epoch, 1.5 to 2 by the benchmark
 UNTIL = 0.75  # blocks during this share of the epochs: after a block the accuracy is lower for some time
 
 
 def arguments_of(task, condition, delay, seed, time, Ep=500, N=80, T=300):
     """The 33 arguments: those of the README call, the epochs being what flossing leaves of `time` (in epochs)."""
-    flossing = dict(Ep=0, Ei=0) | CONDITIONS[condition]
+    flossing = dict(Ep=0, Ei=0) | CONDITIONS[condition][0]
     flossing["Ep"] *= Ep
     E = int((time - FLOSSING_STEP * flossing["Ep"]) / (1 + UNTIL * FLOSSING_STEP * flossing["Ei"] / Ef))
     Ni = int(UNTIL * E / Ef) if flossing["Ei"] else 0
@@ -84,7 +77,7 @@ def summary(rows):
     for task, delay, d in dict.fromkeys((r["task"], r["delay"], r["d"]) for r in rows):
         at = [[r for r in rows if (r["task"], r["delay"], r["condition"]) == (task, delay, c)] for c in conditions]
         lines.append([task, f"{delay} ({d})", *map(outcome, at)])
-    return markdown(["task", "delay (d)", *(DRAWN[c][0] for c in conditions)], lines)
+    return markdown(["task", "delay (d)", *(CONDITIONS[c][1] for c in conditions)], lines)
 
 
 def draw(records, rows):
@@ -104,7 +97,8 @@ def draw(records, rows):
             for task, (ax, value) in product(tasks, zip(axes, panels.values())):
                 mine = [r for r in rows if (r["task"], r["condition"]) == (task, condition)]
                 delays, curves = by_seed(mine, "delay", value)
-                draw_seeds(ax, [position[task, delay] + 0.13 * (number - 1.5) for delay in delays], curves, *DRAWN[condition])
+                x = [position[task, delay] + 0.13 * (number - 1.5) for delay in delays]
+                draw_seeds(ax, x, curves, *CONDITIONS[condition][1:])
         for ax, name in zip(axes, panels):
             ax.set_ylabel(name)
         for ax in axes[1:]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from example_code.experiments.sweep import do_all
+from example_code.experiments.sweep import Job, do_all  # noqa: F401  (scripts take Job from here)
 from extras.record import write_atomically
 from gradient_flossing_example import README_CALL
 

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, markdown, readme_call  # noqa: E402
-from example_code.experiments.sweep import Job  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, markdown, readme_call  # noqa: E402
 from extras.check_parameters import Parameters, check_parameters  # noqa: E402
 from extras.figures import BLACK, COLOURS, GREY, new_figure  # noqa: E402
 from extras.record import LEARNED  # noqa: E402

@@ -2,11 +2,9 @@
 
     python example_code/experiments/lyapunov_spectrum_and_condition_number.py        # all cores of this machine
 
-Random driven networks (N = 80, several gains g and seeds) are flossed for 500 steps towards k exponents of 0 and
-compared with themselves before. Spectra are measured over 500 steps with an input that flossing has not seen, after
-100 steps of transient; the condition number sigma_1 / sigma_k at the horizon t is computed stably
-(extras.lyapunov.py) and set against exp((lambda_1 - lambda_k) t); the gradient norm is |d r_t / d x_0| of the
-readout r_t.
+Random driven networks of several gains g are flossed for 500 steps towards k exponents of 0. Spectra are measured over
+500 steps, after a transient of 100, with an input that flossing has not seen. The condition number sigma_1 / sigma_k at
+the horizon t is set against exp((lambda_1 - lambda_k) t). The gradient norm is |d r_t / d x_0| of the readout r_t.
 """
 
 import sys
@@ -17,8 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, draw_seeds, markdown, readme_call  # noqa: E402
-from example_code.experiments.sweep import Job  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, draw_seeds, markdown, readme_call  # noqa: E402
 from extras.figures import BLACK, COLOURS, GREY  # noqa: E402
 from extras.lyapunov import (  # noqa: E402
     log_condition_number, log_gradient_norm, log_singular_values, lyapunov_spectrum, step_jacobians, trajectory,

@@ -13,8 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.delay_sweep import TRAINING, arguments_of  # noqa: E402
-from example_code.experiments.experiment import Experiment, by_seed, draw_seeds, label_never, markdown, outcome  # noqa: E402
-from example_code.experiments.sweep import Job  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, by_seed, draw_seeds, label_never, markdown, outcome  # noqa: E402
 from extras.figures import COLOURS, GREY, new_figure  # noqa: E402
 
 EXPONENTS = (1, 5, 10, 20, 40, 60, 75, 80)  # k, the parameter nLE

@@ -21,8 +21,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, markdown  # noqa: E402
-from example_code.experiments.sweep import Job  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, markdown  # noqa: E402
 from example_code.floss_your_own_network import H, floss_before_training, make_network, training  # noqa: E402
 from extras.figures import COLOURS, new_figure  # noqa: E402
 from extras.record import LEARNED, WINDOW, load_arrays, save_arrays  # noqa: E402
@@ -121,10 +120,6 @@ def train(network, delay, seed, epochs):
     return epoch, learned, best, round(time.process_time() - started, 1)
 
 
-def make_rows(records):
-    return [row for record in records.values() for row in record.rows]
-
-
 def summary(rows):
     """Lines of a Markdown table: one for each network, kind of initial weights, with and without flossing."""
     groups = {}
@@ -172,6 +167,7 @@ OPTIONS = {
     "--epochs": dict(type=int, default=400, help="of training after flossing"),
     "--steps": dict(type=int, default=500, help="of flossing"),
 }
+make_rows = lambda records: [row for record in records.values() for row in record.rows]  # noqa: E731
 QUICK = dict(seeds=[1], starts=["example"], epochs=120, steps=200)
 EXPERIMENT = Experiment("own_network", __doc__, OPTIONS, QUICK, make_jobs, make_rows, summary, draw)
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, draw_seeds, learned, markdown, readme_call  # noqa: E402
-from example_code.experiments.sweep import Job  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, draw_seeds, learned, markdown, readme_call  # noqa: E402
 from extras.figures import COLOURS, CONDITIONS, GREY, new_figure, running_mean  # noqa: E402
 from extras.lyapunov import (  # noqa: E402
     Diagnostics, log_condition_number, log_singular_values, step_jacobians, trajectory,
