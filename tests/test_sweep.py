@@ -101,8 +101,8 @@ def test_a_record_counts_if_it_is_whole_of_these_arguments_and_not_interrupted(t
 
 
 def test_files_are_named_by_label_and_by_all_that_makes_the_run():
-    others = [JOB, sweep.Job("tiny", TINY_CALL._replace(E=4)), sweep.Job("tiny", TINY_CALL, "other:function"), sweep.Job("b", TINY_CALL)]
-    assert len({job.path("out") for job in others}) == 4
+    arguments, function, label = (dict(arguments=TINY_CALL._replace(E=4)), dict(function="other:function"), dict(label="b"))
+    assert len({dataclasses.replace(JOB, **changes).path("out") for changes in ({}, arguments, function, label)}) == 4
     assert re.fullmatch(r"tiny_[0-9a-f]{8}\.npz", JOB.path("out").name)
     assert sweep.Job("tiny", list(TINY_CALL)).path("out") == JOB.path("out")  # as it comes out of JSON
 

@@ -118,7 +118,7 @@ TRAINING = {  # options that number_of_exponents.py has, too
 }
 OPTIONS = {
     "--tasks": dict(nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help="xor, copy, 'parity of 4'"),
-    "--conditions": dict(nargs="+", choices=CONDITIONS, default=list(CONDITIONS), metavar="CONDITION", help=", ".join(CONDITIONS)),
+    "--conditions": dict(nargs="+", choices=CONDITIONS, default=list(CONDITIONS), help="flossing, or what stands for it"),
     "--delays": dict(nargs="+", type=int, help="in time steps; without it those of the table in README.md"),
     "--neurons": dict(type=int, default=80, help="of the network"),
     "--steps": dict(type=int, default=300, help="time steps per trial"),

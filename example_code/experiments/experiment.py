@@ -46,7 +46,7 @@ class Experiment:
         parser.add_argument("--shard", type=shard, default=shard_of_array(os.environ), metavar="I/N",
                             help="the runs I, I + N, ... only; an array of Slurm or Kubernetes sets it")  # fmt: skip
         parser.add_argument("--out", type=Path, default=Path("out", self.name), help="folder of records, table and figure")
-        parser.add_argument("--quick", action="store_true", help="small runs, less than two minutes, in a folder of their own")
+        parser.add_argument("--quick", action="store_true", help="small runs: less than two minutes, a folder of their own")
         args = parser.parse_args(argv)
         if args.quick:
             parser.set_defaults(out=Path("out", f"{self.name}_quick"), **self.quick)
@@ -56,7 +56,7 @@ class Experiment:
     def main(self, argv=None):
         """Do this shard's share of the jobs, then write what they say.
 
-        Returns the exit status: 0; 1 if a run failed; 2 if --out is no folder or has a table of other runs; 130 after Ctrl-C.
+        Returns the exit status: 0; 1 if a run failed; 2 if --out is no folder or holds other runs; 130 after Ctrl-C.
         """
         args = self.parse(argv)
         jobs, out, (index, count) = self.make_jobs(args), args.out.resolve(), args.shard
@@ -87,7 +87,7 @@ class Experiment:
         if table.exists():
             there = listed.read_text().splitlines() if listed.exists() else ["unknown ones"]
             if others := set(there) - {job.path(out).name for job in jobs.values()}:
-                raise ValueError(f"{table.name} there has {len(others)} other runs, among them {min(others)}; choose another folder")
+                raise ValueError(f"{table.name} there is of {len(others)} other runs, as {min(others)}; choose another")
 
     def write(self, jobs, records, out):
         listed, table, figure = (out / f"{self.name}{ending}" for ending in ("_runs.txt", ".csv", ".png"))

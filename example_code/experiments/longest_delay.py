@@ -39,8 +39,8 @@ def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_ever
     arguments: the 33 of train_rnn_flossing, of which Ef, Ei and Ni are not used, and two more:
     weight  norm to which a flossing gradient is scaled down before it is added to that of training, at chance
     high    highest learning rate; lr is that at the beginning
-    After Ep flossing steps every EVERY-th epoch takes the training gradient plus the flossing gradient of its first trial, in one
-    ADAM step. Nothing else is kept from epoch to epoch but the accuracies, so a checkpoint is as the original's.
+    After Ep flossing steps every EVERY-th epoch takes the training gradient plus the flossing gradient of its first trial,
+    in one ADAM step. Nothing else is kept from epoch to epoch but the accuracies, so a checkpoint is as the original's.
     """
     *parameters, weight, high = arguments
     p = check_parameters(Parameters(*parameters))
@@ -78,8 +78,8 @@ def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_ever
 def decide(accuracy, low, high, E):
     """(learning rate, share of the flossing weight) of the next CHECK epochs, from the accuracies of all before.
 
-    The share falls from 1 at chance to 0 at FLOSSED_UNTIL, and comes back if the accuracy is lost. The rate is `low` until the
-    accuracy exceeds RISING, then grows; it stays below a line from `high` at epoch 0 to 0 at epoch E.
+    The share falls from 1 at chance to 0 at FLOSSED_UNTIL, and comes back if the accuracy is lost. The rate is `low` until
+    the accuracy exceeds RISING, then grows; it stays below a line from `high` at epoch 0 to 0 at epoch E.
     """
     rate, now = low, 0.5
     for end in range(CHECK, len(accuracy) + 1, CHECK):
@@ -122,7 +122,8 @@ TRIALS = {  # pairs of schedule and seed; those reported have seeds that were no
     + [(replace(MORE_NEURONS, lr=5e-4), seed) for seed in range(16, 21)]  # hence a lower lr
     + [(DELAY_60, 6)],
     "searched": [
-        (SHORT, 1), (replace(SHORT, name="no flossing", Ep=0, weight=0.0), 1), (replace(SHORT, name="before only", weight=0.0), 1),
+        (SHORT, 1),
+        (replace(SHORT, name="no flossing", Ep=0, weight=0.0), 1), (replace(SHORT, name="before only", weight=0.0), 1),
         (replace(SHORT, name="75 exponents", nLE=75), 1), (replace(SHORT, name="short window", Tp=28), 1),
         (replace(SHORT, name="low rate", high=1e-3), 1), (replace(SHORT, name="high rate at once", lr=5e-3), 1),
         (replace(DELAY_60, E=8000), 1),

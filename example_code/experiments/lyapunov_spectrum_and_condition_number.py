@@ -124,13 +124,14 @@ def draw(records, rows):
                 gains.plot(index, np.median(curves, axis=0), dashes, lw=1.8, **style)
     conditions.plot([], [], color="0.4", lw=1.2, label="exp((λ₁ - λ₃₂) t)")
     predictions.plot([0.05, 500], [0.05, 500], color="0.4", lw=0.8)
-    losses.set(xlabel="flossing step", ylabel="flossing loss (1/step²)", title="A  flossing k exponents, g = 1", yscale="log")
+    losses.set(xlabel="flossing step", ylabel="flossing loss (1/step²)", title="A  flossing k exponents, g = 1")
+    losses.set_yscale("log")
     for ax, title in ((spectra, "B  spectra, g = 1"), (gains, "C  spectra, all gains")):
         ax.axhline(0, color=GREY, lw=0.8, ls=":")
         ax.set(xlabel="index i", ylabel="Lyapunov exponent λᵢ (1/step)", ylim=(-4, 0.4), title=title)
     conditions.set(xlabel="horizon t (steps)", ylabel="log₁₀ σ₁ / σ₃₂", title="D  condition number, first 32 values, g = 1")
-    predictions.set(xscale="log", yscale="log", xlim=(0.03, 600), ylim=(0.03, 600), ylabel="measured log₁₀ σ₁ / σₘ",
-                    xlabel="predicted log₁₀ κ: (λ₁ - λₘ) t / ln 10", title="E  all networks and horizons, m = 16, 32, 75")  # fmt: skip
+    predictions.set(xscale="log", yscale="log", xlim=(0.03, 600), ylim=(0.03, 600), xlabel="predicted: (λ₁ - λₘ) t / ln 10")
+    predictions.set(ylabel="measured log₁₀ σ₁ / σₘ", title="E  all networks and horizons, m = 16, 32, 75")
     gradients.set(xlabel="horizon t (steps)", ylabel="log₁₀ ‖∂rₜ / ∂x₀‖", title="F  gradient norm, initial state, g = 1")
     for ax in (losses, spectra, gains, conditions, predictions, gradients):
         ax.legend(fontsize=8)

@@ -3,7 +3,7 @@
     python example_code/experiments/number_of_exponents.py        # all cores of this machine
 
 Trains the networks of the delay sweep's condition "during" (500 flossing steps before training, a block of 50 every 100
-epochs of the first three quarters), with as many epochs and flossing steps for every k. Writes a table and a figure to --out.
+epochs of the first three quarters), with as many epochs and flossing steps for every k. Writes a table and a figure.
 """
 
 import sys

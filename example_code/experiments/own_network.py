@@ -134,8 +134,8 @@ def summary(rows):
         longest |= {row["seed"]: row["delay"] for row in mine if row["epoch_learned"]}  # ascending: the last one stays
         lines.append([f"nn.{kind}", start, f"{steps} steps, k = {k}" if steps else "none", loss,
                       ", ".join(map(str, epochs)) or "-", ", ".join(map(str, longest.values()))])  # fmt: skip
-    header = ["network", "initial weights", "flossing", "loss it reached", "epochs to learn delay 10", "longest delay learned"]
-    return markdown(header, lines)
+    learned = "epochs to learn delay 10", "longest delay learned"
+    return markdown(["network", "initial weights", "flossing", "loss it reached", *learned], lines)
 
 
 def draw(records, rows):

@@ -24,7 +24,7 @@ from extras.progress import StatusLine
 from extras.record import load_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
-ONE_BLAS_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1")
+ONE_BLAS_THREAD = {f"{name}_THREADS": "1" for name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM")}
 CHECKPOINT_EVERY = 1000  # steps, some seconds
 
 

@@ -40,7 +40,7 @@ def make_jobs(args):
 
 
 def train_and_look(*arguments, **options):
-    """The record of train_rnn_flossing; its diagnostics: log_condition_number before flossing, at looked_at(E), at the end."""
+    """The record of train_rnn_flossing, with the log_condition_number before flossing, at looked_at(E) and at the end."""
     record = train_rnn_flossing(*arguments, diagnostics=ConditionNumber(), **options)
     before, after = (np.array([condition(ps, record.parameters)]) for ps in (record.initial, record.final))
     record.diagnostics["log_condition_number"] = np.concatenate([before, *record.diagnostics.values(), after])
@@ -109,8 +109,9 @@ def draw(records, rows):
                 draw_seeds(spectra, np.arange(1, len(reached[0]) + 1), reached, *style)
                 spectra.axhline(target, color=COLOUR[target], linestyle=":", linewidth=1)
             E = mine[0].parameters["E"]
-            draw_seeds(accuracy, np.arange(1, E + 1), [100 * running_mean(r.accuracy) for r in mine], *style)
-            draw_seeds(gradients, np.arange(1, E + 1), [running_mean(np.log10(r.gradient_norm["xInit"])) for r in mine], *style)
+            epochs = np.arange(1, E + 1)
+            draw_seeds(accuracy, epochs, [100 * running_mean(r.accuracy) for r in mine], *style)
+            draw_seeds(gradients, epochs, [running_mean(np.log10(r.gradient_norm["xInit"])) for r in mine], *style)
             log10 = [r.diagnostics["log_condition_number"] / np.log(10) for r in mine]
             draw_seeds(conditions, [-BETWEEN, *looked_at(E), E + 1], log10, *style, marker="o")
         spectra.set(xlabel="index of the exponent", ylabel="Lyapunov exponent (1/step)", title="A  after flossing")
