@@ -23,8 +23,8 @@ os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS
 import numpy as np  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-import gradient_flossing_example as example  # noqa: E402
 from example_code.experiments.experiment import markdown  # noqa: E402
+import gradient_flossing_example as example  # noqa: E402
 from extras.check_parameters import discarded_steps  # noqa: E402
 
 README_SIZES = dict(N=80, T=300, B=16, Tp=55, nLE=75)  # of the README call
