@@ -92,7 +92,7 @@ def test_shards_are_those_of_the_array():
     assert experiment.shard_of_array({}) == "0/1"
 
 
-@pytest.mark.parametrize("options", (["--shard", "4/4"], ["--shard", "-1/2"], ["--shard", "1"], ["--jobs", "0"]))
+@pytest.mark.parametrize("options", (["--shard", "4/4"], ["--shard", "-1/2"], ["--shard", "1"]))
 def test_impossible_options_are_refused(options, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         delay_sweep.EXPERIMENT.main([*options, "--out", str(tmp_path / "none")])
@@ -128,17 +128,19 @@ def test_a_call_with_fewer_or_other_runs_does_not_replace_a_table(tmp_path, monk
     for fewer in (["--seeds", "1", "2"], ["--quick"], ["--seeds", "1", "2", "3", "--epochs", "4500"]):
         assert main([*fewer, *out]) == 2
     assert done == [12, 18]
-    expected = "delay_sweep.csv there is of 6 other runs, as copy_none_delay40_seed3_"
+    expected = "delay_sweep.csv is of 6 other runs, as copy_none_delay40_seed3_"
     assert expected in capsys.readouterr().err and len(table("delay_sweep", tmp_path)) == 18
     (tmp_path / "number_of_exponents.csv").write_text("")
     assert number_of_exponents.EXPERIMENT.main(["--out", str(tmp_path)]) == 2
     assert "is of 1 other runs, as unknown ones" in capsys.readouterr().err
 
 
-def test_a_folder_that_cannot_be_is_refused(tmp_path, capsys):
+def test_a_folder_that_cannot_be_and_no_process_at_all_are_refused(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert delay_sweep.EXPERIMENT.main(["--out", str(tmp_path / "file")]) == 2
-    assert f"error: --out {tmp_path / 'file'}: " in capsys.readouterr().err
+    assert re.match(rf"error: .*{tmp_path / 'file'}", capsys.readouterr().err)
+    assert delay_sweep.EXPERIMENT.main(["--jobs", "0", "--out", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == "error: --jobs 0: must be at least 1\n" and not (tmp_path / "none").exists()
 
 
 SCRIPTS = [path for path in FOLDER.glob("*.py") if "__main__" in path.read_text() and path.stem != "sweep"]
@@ -163,8 +165,8 @@ def test_the_committed_figure_shows_the_committed_table(name, tmp_path):
     MODULES[name].EXPERIMENT.draw({}, numbers(table(name))).savefig(tmp_path / "drawn.png")
     drawn, committed = (imread(path) for path in (tmp_path / "drawn.png", FOLDER / "figures" / f"{name}.png"))
     assert drawn.shape == committed.shape
-    changed = np.mean(np.abs(drawn - committed).max(axis=2) > 0.02)
-    assert changed == 0, f"{100 * changed:.3f} % of the pixels differ: draw it again from results/{name}.csv"
+    changed = np.mean(np.abs(drawn - committed).max(axis=2) > 0.02)  # elsewhere the last bit may move a marker by a pixel
+    assert changed < 1e-3, f"{100 * changed:.3f} % of the pixels differ: draw it again from results/{name}.csv"
 
 
 @pytest.mark.long

@@ -5,8 +5,7 @@
 
 Trains the network of the README call for every task, delay, seed and condition, then writes a table and a figure to
 --out, beside a record file of every run. Stopped at any point, the same command goes on with what is missing.
-On a cluster: `sbatch example_code/experiments/delay_sweep.sbatch`, or as a Kubernetes indexed job
-`kubectl apply -f example_code/experiments/delay_sweep.yaml`.
+On a cluster of Slurm or Kubernetes: delay_sweep.sbatch, delay_sweep.yaml.
 """
 
 import sys

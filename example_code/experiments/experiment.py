@@ -42,7 +42,7 @@ class Experiment:
         for option, keywords in self.options.items():
             parser.add_argument(option, **keywords)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        parser.add_argument("--jobs", type=positive_integer, default=cores, help="runs at a time")
+        parser.add_argument("--jobs", type=int, default=cores, help="runs at a time")
         parser.add_argument("--shard", type=shard, default=shard_of_array(os.environ), metavar="I/N",
                             help="the runs I, I + N, ... only; an array of Slurm or Kubernetes sets it")  # fmt: skip
         parser.add_argument("--out", type=Path, default=Path("out", self.name), help="folder of records, table and figure")
@@ -56,15 +56,17 @@ class Experiment:
     def main(self, argv=None):
         """Do this shard's share of the jobs, then write what they say.
 
-        Returns the exit status: 0; 1 if a run failed; 2 if --out is no folder or holds other runs; 130 after Ctrl-C.
+        Returns the exit status: 0; 1 if a run failed; 2 if --jobs or --out will not do; 130 after Ctrl-C.
         """
         args = self.parse(argv)
         jobs, out, (index, count) = self.make_jobs(args), args.out.resolve(), args.shard
         try:
+            if args.jobs < 1:
+                raise ValueError(f"--jobs {args.jobs}: must be at least 1")
             out.mkdir(parents=True, exist_ok=True)
             self.check_table(jobs, out)
         except (OSError, ValueError) as error:
-            print(f"error: --out {args.out}: {error}", file=sys.stderr)
+            print(f"error: {error}", file=sys.stderr)
             return 2
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: the processes are ended before this one
         try:
@@ -87,7 +89,7 @@ class Experiment:
         if table.exists():
             there = listed.read_text().splitlines() if listed.exists() else ["unknown ones"]
             if others := set(there) - {job.path(out).name for job in jobs.values()}:
-                raise ValueError(f"{table.name} there is of {len(others)} other runs, as {min(others)}; choose another")
+                raise ValueError(f"--out: {table} is of {len(others)} other runs, as {min(others)}; choose another")
 
     def write(self, jobs, records, out):
         listed, table, figure = (out / f"{self.name}{ending}" for ending in ("_runs.txt", ".csv", ".png"))
@@ -97,12 +99,6 @@ class Experiment:
         self.draw(records, rows).savefig(figure)
         print("\n".join(["", *self.summary(rows), ""]))
         print(f"wrote {table}\nwrote {figure}\nwrote {len(records)} records, listed in {listed}")
-
-
-def positive_integer(text):
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: must be at least 1")
-    return int(text)
 
 
 def shard(text):

@@ -88,11 +88,10 @@ def summary(rows):
     for target in dict.fromkeys(r["target"] for r in rows):
         mine = [r for r in rows if r["target"] == target]
         m = {name: np.median([r[name] for r in mine]) for name in mine[0] if name not in ("target", "epoch_learned")}
-        reached = ", ".join(f"{m[f'{name}_exponent']:.3f}" for name in ("mean", "largest", "smallest"))
+        reached = [f"{m[f'{name}_exponent']:.3f}" for name in ("mean", "largest", "smallest")] if target != "none" else "-"
         conditions = ", ".join(f"10^{m[f'log10_condition_{time}']:.1f}" for time in ("before", "flossed", "trained"))
         final, gradient = f"{100 * m['final_accuracy']:.1f} %", f"10^{m['log10_gradient_norm']:.1f}"
-        reached = "-" if target == "none" else reached
-        lines.append([target, reached, ", ".join(learned(mine)), final, gradient, conditions])
+        lines.append([target, ", ".join(reached), ", ".join(learned(mine)), final, gradient, conditions])
     reached, conditions = "exponents reached: mean, largest, smallest", "condition before, flossed, trained"
     return markdown(["target", reached, "learned", "final", "gradient norm", conditions], lines)
 
