@@ -77,6 +77,11 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, monkeypatch):
         assert train_adaptively(*arguments, progress=False, checkpoint=checkpoint) == whole
 
 
+def test_without_weight_there_is_flossing_before_training_only():
+    record = train_adaptively(*replace(TINY, E=8, weight=0.0).job(1).arguments, progress=False)
+    assert record.flossing_epoch.tolist() == [1] * TINY.Ep
+
+
 def dies_at(epoch, method):
     def training_step(run, *arguments):
         if run.ei == epoch:

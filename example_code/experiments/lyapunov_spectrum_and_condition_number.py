@@ -82,7 +82,7 @@ def make_rows(records):
             row[f"lambda_{m}"] = spectrum[m - 1]
             row[f"log10_condition_number_{m}"], row[f"log10_prediction_{m}"] = (x[at] for x in log10_condition(record, m))
         row["log10_gradient_norm"] = record.diagnostics["log_norm"][at] / np.log(10)
-        row["last_flossing_loss"] = record.flossing_loss[-1] if k else np.nan
+        row["last_flossing_loss"] = record.flossing_loss[-1] if len(record.flossing_loss) else np.nan
         rows.append({name: v if isinstance(v, int) else float(f"{v:.6g}") for name, v in row.items()})
     return rows
 

@@ -5,7 +5,7 @@
 Networks, task and training are those of example_code/floss_your_own_network.py. Flossing does not know the delay: a
 network is flossed once, and copies of it are trained at one delay after the other, until one is not learned. Training
 ends when the delay is learned, or after --epochs; without flossing it gets as many epochs more as flossing takes time.
-Writes a table, with a row for each training, and a figure to --out. Times against vmap(jvp): benchmark.py --networks.
+Writes a table, with a row for each training, and a figure to --out. Times against vmap(jvp): benchmark.py.
 """
 
 import copy
@@ -142,16 +142,16 @@ def draw(records, rows):
     """Epochs until a delay is learned, each seed a point, with flossing and without; crosses: not learned."""
     rows = [row for row in rows if row["start"] == "example" and row["k"] == 75]
     delays = sorted({row["delay"] for row in rows})
+    what = lambda row: (row["network"], row["flossing_steps"] > 0, row["epoch_learned"] is not None)  # noqa: E731
     with new_figure(3.6) as figure:
         axes = figure.subplots(1, 3, sharey=True)
         for ax, kind in zip(axes, KINDS):
             for flossed, learned in product((True, False), repeat=2):
-                points = [(delays.index(row["delay"]), row["epochs"]) for row in rows
-                          if (row["network"], row["flossing_steps"] > 0, row["epoch_learned"] is not None) == (kind, flossed, learned)]
-                x, y = np.array(points).reshape(-1, 2).T
+                mine = [row for row in rows if what(row) == (kind, flossed, learned)]
+                x = [delays.index(row["delay"]) + (-0.12 if flossed else 0.12) for row in mine]
+                style = dict(marker="o" if learned else "x", color=COLOURS[0 if flossed else 1], fillstyle="none", ms=5)
                 label = ("flossed" if flossed else "not flossed") + ("" if learned else ", not learned by then")
-                ax.plot(x - 0.12 if flossed else x + 0.12, y, "o" if learned else "x", color=COLOURS[0 if flossed else 1], ms=5,
-                        fillstyle="none", label=label)  # fmt: skip
+                ax.plot(x, [row["epochs"] for row in mine], linestyle="", label=label, **style)
             ax.set(title=f"nn.{kind}", xlabel="delay (time steps)", yscale="log", xlim=(-0.5, max(1, len(delays)) - 0.5))
             ax.set_xticks(range(len(delays)), delays)
             ax.set_yticks((50, 100, 200, 500, 1000, 2000), (50, 100, 200, 500, 1000, 2000))
