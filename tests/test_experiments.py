@@ -481,7 +481,7 @@ def taught(monkeypatch):
 
 
 def test_copies_of_the_flossed_network_are_trained_until_a_delay_is_not_learned(taught, tmp_path, monkeypatch):
-    clock = iter([0, 10, 100, 101, 200, 202, 300, 303.14])
+    clock = iter([5, 15, 100, 101, 200, 202, 300, 303.14])
     monkeypatch.setattr(own_network, "time", SimpleNamespace(process_time=lambda: next(clock)))
     sweep.do(job := jobs_of(own_network)["GRU", "holding", 500, 75, 3], tmp_path)
     assert taught == [(10, 3, 7), (15, 3, 7), (20, 3, 7)]

@@ -162,16 +162,18 @@ def test_every_job_is_done_once_and_with_one_thread(tmp_path, monkeypatch, capsy
     assert lines[2].endswith("  0 min left")
 
 
-def test_the_time_left_is_that_of_the_jobs_so_far(tmp_path, monkeypatch, capsys):
+def test_the_time_left_is_that_of_the_jobs_so_far_and_the_line_goes_at_the_end(tmp_path, monkeypatch):
     (done,) = jobs_that_log(9)
     sweep.do(done, tmp_path)
-    clock = iter([100, 700, 1300, 1900])
+    clock, shown = iter([100, 6100, 12100, 18100]), []
     monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    show, erase = lambda parts: shown.append("  ".join(text for _, text in parts)), lambda: shown.append("erased")
+    monkeypatch.setattr(sweep, "StatusLine", lambda stream: SimpleNamespace(show=show, erase=erase))
     monkeypatch.setattr(sweep, "do_in_new_process", lambda job, out, end: "error")
     failed = sweep.do_all([done, *jobs_that_log(1, 2, 3)], tmp_path, 1)
     assert {job.label: error for job, error in failed.items()} == dict.fromkeys(["seed1", "seed2", "seed3"], "error")
-    expected = [f"1/4 done, {n} failed  {30 - 10 * n} min left" for n in (1, 2, 3)]
-    assert capsys.readouterr().err.splitlines() == ["1/4 done, 0 failed", *expected]
+    left = [f"1/4 done, {n} failed  {300 - 100 * n} min left" for n in (1, 2, 3)]
+    assert shown == ["1/4 done, 0 failed", *left, "erased"]
 
 
 @pytest.fixture
