@@ -176,6 +176,20 @@ def test_the_time_left_is_that_of_the_jobs_so_far_and_the_line_goes_at_the_end(t
     assert shown == ["1/4 done, 0 failed", *left, "erased"]
 
 
+def test_after_ctrl_c_no_other_job_is_begun(tmp_path, monkeypatch):
+    def begin(job, out, end):
+        begun.append(job)
+        if len(begun) == 1:
+            raise KeyboardInterrupt  # where the sweep waits for it
+        time.sleep(0.2)
+
+    begun, jobs = [], jobs_that_log(*range(50))
+    monkeypatch.setattr(sweep, "do_in_new_process", begin)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.do_all(jobs, tmp_path, 1)
+    assert len(begun) < 50
+
+
 @pytest.fixture
 def waits(tmp_path):
     """A folder in which runs wait, with all that they write but the record written."""
@@ -293,12 +307,12 @@ def test_a_killed_parent_leaves_no_process(number, status, tmp_path):
     parent = subprocess.Popen(command(tmp_path, *ENDLESS), stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_until(lambda: len(list(tmp_path.glob("*/checkpoint"))) == 2)  # both train
     pids = set(workers(parent.pid))
+    assert all(os.getsid(pid) == pid for pid in pids)  # so that Ctrl-C in a terminal reaches the sweep only
     os.killpg(parent.pid, number)
     _, err = parent.communicate()
     wait_until(lambda: not pids & set(processes("example_code.experiments.sweep")))
     assert len(pids) == 2 and parent.returncode == status
     assert "Traceback" not in err and ("the same command goes on" in err) == (number == signal.SIGINT)
-    assert not list(tmp_path.glob("*.npz"))  # Ctrl-C has not reached the runs
 
 
 @pytest.mark.long
