@@ -73,7 +73,7 @@ def training(network, delay, seed):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--network", choices=["RNN", "GRU", "LSTM"], default="RNN")
     parser.add_argument("--delay", type=int, default=10, help="time steps; default 10")
     parser.add_argument("--epochs", type=int, default=200, help="of training; default 200")

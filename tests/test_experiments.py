@@ -1,64 +1,529 @@
-"""The experiments run at small sizes, and the tables in results/ are those of their scripts."""
+"""Every experiment's jobs, rows, tables and figures; and the tables in results/ are those of the scripts."""
 
+import contextlib
 import csv
+import re
+import subprocess
+import sys
+from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
 
-from example_code.experiments import delay_sweep, lyapunov_spectrum_and_condition_number as lyapunov
-from example_code.experiments import number_of_exponents, targets_and_gradients
+from example_code.experiments import delay_sweep, experiment, number_of_exponents, own_network, sweep, targets_and_gradients
+from example_code.experiments import lyapunov_spectrum_and_condition_number as lyapunov
 from extras.check_parameters import flossing_steps
+from extras.record import TrainingRecord
+from gradient_flossing_example import README_CALL
 from tests.conftest import ROOT
 
+FOLDER = ROOT / "example_code" / "experiments"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if "EXPERIMENT = " in path.read_text())
+MODULES = {name: import_module(f"example_code.experiments.{name}") for name in NAMES}
 
-def table(name, folder=ROOT / "example_code" / "experiments" / "results"):
+
+def table(name, folder=FOLDER / "results"):
     with open(folder / f"{name}.csv") as file:
         return list(csv.DictReader(file))
 
 
+def numbers(rows):
+    """The rows of a table with numbers for texts, None where there is nothing."""
+    return [{name: number(text) for name, text in row.items()} for row in rows]
+
+
+def number(text):
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text or None
+
+
+def jobs_of(module, *options):
+    return module.EXPERIMENT.make_jobs(module.EXPERIMENT.parse(options))
+
+
+def made(accuracy, flossing_epoch=(), **fields):
+    """A TrainingRecord with these accuracies, and flossing in these epochs."""
+    F, parameters = len(flossing_epoch), README_CALL._replace(E=len(accuracy))._asdict()
+    fields = dict(flossing_loss=np.zeros(F), lyapunov_spectrum=np.zeros((F, 75)), gradient_norm={}) | fields
+    return TrainingRecord(
+        parameters=parameters, initial={}, final={}, loss=np.zeros(len(accuracy)), accuracy=np.array(accuracy),
+        flossing_epoch=np.array(flossing_epoch, int), flossing_gradient_norm={}, **fields,
+    )  # fmt: skip
+
+
+LEARNS = np.repeat([0.4, 1.0, 0.98], [20, 80, 50])  # above 95 % over ten epochs: from the 30th on
+FAILS = np.full(150, 0.5)
+
+
+# ------------------------------------------------------------------ the command line of all of them
+
+
+def test_there_are_six_experiments_and_a_benchmark():
+    assert len(NAMES) == 6 and "--quick" in (FOLDER / "benchmark.py").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_quick_is_small_in_a_folder_of_its_own_and_gives_way_to_what_is_said(name):
+    parse = MODULES[name].EXPERIMENT.parse
+    normal, quick = parse([]), parse(["--quick"])
+    assert (str(normal.out), str(quick.out)) == (f"out/{name}", f"out/{name}_quick")
+    make_jobs = MODULES[name].make_jobs
+    assert 2 <= len(make_jobs(quick)) < len(make_jobs(normal)) and len(make_jobs(quick)) <= 24
+    assert str(parse(["--quick", "--out", "elsewhere"]).out) == "elsewhere"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_jobs_have_names_of_their_own_and_functions_that_exist(name):
+    jobs = jobs_of(MODULES[name]).values()
+    assert len({job.path("") for job in jobs}) == len(jobs)
+    for function in {text for job in jobs for text in (job.function, job.load)}:
+        assert callable(sweep.named(function))
+
+
+def test_shards_are_those_of_the_array():
+    array = dict(SLURM_ARRAY_TASK_ID="13", SLURM_ARRAY_TASK_MIN="10", SLURM_ARRAY_TASK_COUNT="8")
+    assert experiment.shard_of_array(array) == "3/8"
+    assert experiment.shard_of_array(dict(JOB_COMPLETION_INDEX="2", JOB_COMPLETIONS="4")) == "2/4"
+    assert experiment.shard_of_array({}) == "0/1"
+
+
+@pytest.mark.parametrize("options", (["--shard", "4/4"], ["--shard", "-1/2"], ["--shard", "1"]))
+def test_impossible_options_are_refused(options, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        delay_sweep.EXPERIMENT.main([*options, "--out", str(tmp_path / "none")])
+    assert options[0] in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_possible_options():
+    parse = delay_sweep.EXPERIMENT.parse
+    assert parse(["--shard", "3/4", "--jobs", "1"]).shard == (3, 4) and parse(["--shard", "0/1"]).shard == (0, 1)
+    assert parse(["--jobs", "1"]).jobs == 1
+    keys = jobs_of(delay_sweep, "--tasks", "copy", "--conditions", "none", "--delays", "3", "4", "--seeds", "7").keys()
+    assert list(keys) == [("copy", 3, 7, "none"), ("copy", 4, 7, "none")]
+
+
+def test_the_kubernetes_job_counts_its_pods_right():
+    text = (FOLDER / "delay_sweep.yaml").read_text()
+    (completions,) = re.findall(r"^  completions: (\d+)$", text, re.M)
+    (value,) = re.findall(r'JOB_COMPLETIONS, value: "(\d+)"', text)
+    assert completions == value and "completionMode: Indexed" in text
+    words = re.search(r"command: \[(.*)\]", text)[1].replace('"', "").split(", ")
+    assert (ROOT / words[1]).exists()
+    delay_sweep.EXPERIMENT.parse(words[2:])
+
+
+def test_a_call_with_fewer_or_other_runs_does_not_replace_a_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(experiment, "do_all", lambda jobs, out, at_a_time: done.append(len(jobs)) or {})
+    monkeypatch.setattr(sweep.Job, "record", lambda job, out: made(LEARNS))
+    main, done, out = delay_sweep.EXPERIMENT.main, [], ["--conditions", "none", "--out", str(tmp_path)]
+    assert main(["--seeds", "1", "2", *out]) == 0
+    assert main(["--seeds", "1", "2", "3", *out]) == 0  # more of them
+    assert (tmp_path / "delay_sweep_runs.txt").read_text().count("\n") == len(table("delay_sweep", tmp_path)) == 18
+    capsys.readouterr()
+    for fewer in (["--seeds", "1", "2"], ["--quick"], ["--seeds", "1", "2", "3", "--epochs", "4500"]):
+        assert main([*fewer, *out]) == 2
+    assert done == [12, 18]
+    expected = "delay_sweep.csv is of 6 other runs, as copy_none_delay40_seed3_"
+    assert expected in capsys.readouterr().err and len(table("delay_sweep", tmp_path)) == 18
+    (tmp_path / "number_of_exponents.csv").write_text("")
+    assert number_of_exponents.EXPERIMENT.main(["--out", str(tmp_path)]) == 2
+    assert "is of 1 other runs, as unknown ones" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_and_no_process_at_all_are_refused(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert delay_sweep.EXPERIMENT.main(["--out", str(tmp_path / "file")]) == 2
+    assert re.match(rf"error: .*{tmp_path / 'file'}", capsys.readouterr().err)
+    assert delay_sweep.EXPERIMENT.main(["--jobs", "0", "--out", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err == "error: --jobs 0: must be at least 1\n" and not (tmp_path / "none").exists()
+
+
+SCRIPTS = [path for path in FOLDER.glob("*.py") if "__main__" in path.read_text() and path.stem != "sweep"]
+SCRIPTS.append(ROOT / "example_code" / "floss_your_own_network.py")
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_start_without_docstrings_and_without_modules_of_unix_only(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    for module in ("fcntl", "resource"):
+        monkeypatch.setitem(sys.modules, module, None)  # as on Windows
+    text = script.read_text()
+    for optimize in (0, 2):
+        with pytest.raises(SystemExit, match="0"):
+            exec(compile(text, script, "exec", optimize=optimize), {"__name__": "__main__", "__file__": str(script)})
+        described = text.split("\n")[0].strip('"') in " ".join(capsys.readouterr().out.split())
+        assert described == (optimize == 0)
+
+
+@pytest.mark.parametrize("name", ["delay_sweep", "number_of_exponents", "own_network"])
+def test_the_committed_figure_shows_the_committed_table(name, tmp_path):
+    MODULES[name].EXPERIMENT.draw({}, numbers(table(name))).savefig(tmp_path / "drawn.png")
+    drawn, committed = (imread(path) for path in (tmp_path / "drawn.png", FOLDER / "figures" / f"{name}.png"))
+    assert drawn.shape == committed.shape
+    changed = np.mean(np.abs(drawn - committed).max(axis=2) > 0.02)  # elsewhere the last bit may move a marker by a pixel
+    assert changed < 1e-3, f"{100 * changed:.3f} % of the pixels differ: draw it again from results/{name}.csv"
+
+
+@pytest.mark.long
+def test_scripts_start_under_python_OO():
+    for script in SCRIPTS:
+        assert subprocess.run([sys.executable, "-OO", script, "--help"], stdout=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", NAMES)
+def test_the_quick_form_for_real(name, tmp_path):
+    command = [sys.executable, FOLDER / f"{name}.py", "--quick"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "out" / f"{name}_quick"
+    written = {out / f"{name}.csv", out / f"{name}.png", out / f"{name}_runs.txt"}
+    assert all(str(path) in done.stdout for path in written)
+    assert {*out.iterdir()} == written | {out / line for line in (out / f"{name}_runs.txt").read_text().splitlines()}
+    for text, value in table(name, out)[0].items():
+        assert text and value is not None
+
+
+# ------------------------------------------------------------------ the delay sweep
+
+
 def test_the_committed_delay_sweep_is_that_of_the_script():
     rows = {(r["task"], int(r["delay"]), int(r["seed"]), r["condition"]): r for r in table("delay_sweep")}
-    jobs = delay_sweep.make_runs(delay_sweep.parse([]))
+    jobs = jobs_of(delay_sweep)
     assert rows.keys() == jobs.keys()
     for key, row in rows.items():
         p = jobs[key].arguments
         assert (row["epochs"], row["flossing_steps"]) == (str(p.E), str(flossing_steps(p._asdict())))
+        assert (p.delay, p.sIC, p.sIn, p.sNet, p.sONS) == (key[1], *[key[2]] * 4)
+        assert (p.task, p.IC) == ({"xor": -1, "copy": 0, "parity of 4": -2}[key[0]], 3 if key[3] == "orthogonal" else 1)
 
 
 def test_all_conditions_of_the_delay_sweep_take_the_same_time():
-    for job in delay_sweep.make_runs(delay_sweep.parse(["--seeds", "1"])).values():
+    for job in jobs_of(delay_sweep, "--seeds", "1").values():
         time = job.arguments.E + delay_sweep.FLOSSING_STEP * flossing_steps(job.arguments._asdict())
         assert 0.99 * 4501 < time <= 4501
 
 
-def test_number_of_exponents(tmp_path):
-    """The committed table, and that k = 75 is the delay sweep's run: same arguments, so same numbers."""
-    args = number_of_exponents.parse([])
+def test_options_of_the_delay_sweep_are_those_of_its_runs():
+    options = "--tasks xor --conditions during --delays 5 --seeds 2 --epochs 900 --preflossing 30 --neurons 12 --steps 90"
+    (job,) = jobs_of(delay_sweep, *options.split()).values()
+    p = job.arguments
+    assert (p.delay, p.sNet, p.Ep, p.N, p.nLE, p.T, p.Ei, p.Ef) == (5, 2, 30, 12, 12, 90, 50, 100)
+    assert p.E == (900 - 2 * 30) / (1 + 0.75 * 2 * 50 / 100) and p.Ni == 3
+
+
+RECORDS = {
+    ("xor", 10, 2, "during"): made(LEARNS, [1, 1, 1, 30, 30, 31, 31, 31]),
+    ("xor", 10, 1, "during"): made(LEARNS),
+    ("xor", 10, 1, "none"): made(FAILS),
+    ("copy", 40, 1, "none"): made(LEARNS),
+    ("parity of 4", 10, 1, "none"): made(FAILS),
+}
+
+
+def test_rows_and_summary_of_the_delay_sweep():
+    rows = delay_sweep.make_rows(RECORDS)
+    assert rows[2] == {
+        "task": "xor", "delay": 10, "d": 20, "condition": "none", "seed": 1, "epochs": 150, "flossing_steps": 0,
+        "final_accuracy": 0.5, "epoch_learned": None, "time_learned": None,
+    }  # fmt: skip
+    names = ("seed", "d", "flossing_steps", "epoch_learned", "time_learned")
+    assert [tuple(r[name] for name in names) for r in rows[:2]] == [(2, 20, 8, 30, 40), (1, 20, 0, 30, 30)]
+    assert [r["d"] for r in rows[3:]] == [40, 40] and rows[0]["final_accuracy"] == pytest.approx(0.99)
+    assert delay_sweep.summary(rows) == [
+        "| task | delay (d) | flossing before and during training | no flossing |",
+        "|---|---|---|---|",
+        "| xor | 10 (20) | 99.0 %, epoch 30, time 35, 2/2 | 50.0 %, never, 0/1 |",
+        "| copy | 40 (40) | - | 99.0 %, epoch 30, time 30, 1/1 |",
+        "| parity of 4 | 10 (40) | - | 50.0 %, never, 0/1 |",
+    ]
+
+
+# ------------------------------------------------------------------ the number of exponents
+
+
+def test_the_committed_numbers_of_exponents_are_those_of_the_script():
+    """And k = 75 is the delay sweep's run: same arguments, so same numbers."""
     rows = {(int(r["delay"]), int(r["k"]), int(r["seed"])): r for r in table("number_of_exponents")}
-    assert rows.keys() == number_of_exponents.make_runs(args).keys()
-    assert len({(r["epochs"], r["flossing_steps"]) for r in rows.values()}) == 1
-    during = [r for r in table("delay_sweep") if (r["task"], r["condition"]) == ("xor", "during")]
-    compared = [(r, rows[int(r["delay"]), 75, int(r["seed"])]) for r in during if int(r["delay"]) in number_of_exponents.DELAYS]
-    assert len(compared) == len(args.seeds) * len(number_of_exponents.DELAYS)
-    for row, other in compared:
+    jobs, of_sweep = jobs_of(number_of_exponents), jobs_of(delay_sweep)
+    assert rows.keys() == jobs.keys()
+    for (delay, k, seed), job in jobs.items():
+        assert job.arguments == of_sweep["xor", delay, seed, "during"].arguments._replace(nLE=k)
+    during = [r for r in table("delay_sweep") if (r["task"], r["condition"]) == ("xor", "during") and r["delay"] != "40"]
+    assert len(during) == 30
+    for row in during:
+        other = rows[int(row["delay"]), 75, int(row["seed"])]
         assert all(row[name] == other[name] for name in ("epochs", "flossing_steps", "final_accuracy", "epoch_learned"))
-    options = ["--seeds", "1", "--epochs", "40", "--preflossing", "2", "--out", str(tmp_path)]
-    assert number_of_exponents.main(options) == 0
-    assert [r["k"] for r in table("number_of_exponents", tmp_path)] == list(map(str, number_of_exponents.EXPONENTS * 3))
-    assert (tmp_path / "number_of_exponents.png").stat().st_size > 10_000
 
 
-def test_targets_and_gradients(tmp_path):
-    options = ["--seeds", "1", "--epochs", "3", "--flossing-steps", "2", "--out", str(tmp_path)]
-    assert targets_and_gradients.main(options) == 0
-    small, committed = table("targets_and_gradients", tmp_path), table("targets_and_gradients")
-    assert [r["target"] for r in small] == list(dict.fromkeys(r["target"] for r in committed))
-    assert (tmp_path / "targets_and_gradients.png").stat().st_size > 10_000
-    for before, row in zip([r for r in committed if r["seed"] == "1"], small):  # what no training step has changed
-        np.testing.assert_allclose(float(row["log10_condition_before"]), float(before["log10_condition_before"]), rtol=1e-3)
+def test_rows_and_summary_of_the_numbers_of_exponents():
+    losses = np.concatenate([np.full(5, 9.0), np.full(20, 0.25), np.full(5, 7.0)])  # 25 steps before training, 5 later
+    flossed = made(LEARNS, [1] * 25 + [100] * 5, flossing_loss=losses)
+    never = made(FAILS, [1] * 25, flossing_loss=losses[:25])
+    rows = number_of_exponents.make_rows({(10, 5, 1): flossed, (10, 5, 2): never, (20, 75, 1): never, (10, 75, 1): flossed})
+    assert rows[0] == {
+        "delay": 10, "k": 5, "seed": 1, "epochs": 150, "flossing_steps": 30, "flossing_loss": 0.25,
+        "final_accuracy": pytest.approx(0.99), "epoch_learned": 30,
+    }  # fmt: skip
+    assert number_of_exponents.summary(rows) == [
+        "| k | delay 10 | delay 20 |",
+        "|---|---|---|",
+        "| 5 | 74.5 %, never, 1/2 | - |",
+        "| 75 | 99.0 %, epoch 30, 1/1 | 50.0 %, never, 0/1 |",
+    ]
 
 
-def test_a_random_network_before_flossing_is_the_committed_one():
-    (row,) = lyapunov.table_rows({(1.0, 1, 0): lyapunov.run(1.0, 1, 0, 500)})
-    (committed,) = [r for r in table(lyapunov.NAME) if (r["g"], r["seed"], r["flossed_exponents"]) == ("1.0", "1", "0")]
+# ------------------------------------------------------------------ targets and gradients
+
+
+def test_rows_and_summary_of_targets_and_gradients():
+    log10 = np.array([24.0, 3.0, 5.0, 6.0, 7.0])  # before, flossed, between, trained
+    fields = dict(
+        gradient_norm={"xInit": np.repeat([1e-2, 1.0], [50, 100]), "J": np.full(150, 1e-7)},
+        diagnostics={"log_condition_number": log10 * np.log(10)},
+    )
+    spectrum = np.array([[9.0, 9.0, 9.0], [-0.1, -0.3, -0.2]], np.float32)
+    flossed = made(LEARNS, [1, 1], lyapunov_spectrum=spectrum, **fields)
+    rows = targets_and_gradients.make_rows({(None, 1): made(FAILS, **fields), (0.0, 1): flossed, (0.0, 2): flossed})
+    assert rows[1] == {
+        "target": 0.0, "seed": 1, "mean_exponent": pytest.approx(-0.2), "largest_exponent": pytest.approx(-0.1),
+        "smallest_exponent": pytest.approx(-0.3), "epoch_learned": 30, "final_accuracy": pytest.approx(0.99),
+        "log10_gradient_norm": pytest.approx(-2), "log10_condition_before": pytest.approx(24),
+        "log10_condition_flossed": pytest.approx(3), "log10_condition_trained": pytest.approx(7),
+    }  # fmt: skip
+    assert rows[0]["target"] == "none" and np.isnan(rows[0]["mean_exponent"])
+    assert targets_and_gradients.summary(rows)[2:] == [
+        "| none | - | never, 0/1 | 50.0 % | 10^-2.0 | 10^24.0, 10^3.0, 10^7.0 |",
+        "| 0.0 | -0.200, -0.100, -0.300 | epoch 30, 2/2 | 99.0 % | 10^-2.0 | 10^24.0, 10^3.0, 10^7.0 |",
+    ]
+
+
+def test_jobs_of_targets_and_gradients():
+    jobs = jobs_of(targets_and_gradients, "--seeds", "3", "--epochs", "250", "--flossing-steps", "7")
+    assert [(target, seed) for target, seed in jobs] == [(target, 3) for target in (None, -1.0, -0.5, -0.1, 0.0)]
+    calls = [job.arguments for job in jobs.values()]
+    assert [(p.Ep, p.Lwnt) for p in calls] == [(0, 0.0), (7, -1.0), (7, -0.5), (7, -0.1), (7, 0.0)]
+    assert {(p.E, p.Ni, p.sNet, p.sIn) for p in calls} == {(250, 0, 3, 3)}
+    keys = {("none" if target is None else str(target), str(seed)) for target, seed in jobs_of(targets_and_gradients)}
+    assert {(r["target"], r["seed"]) for r in table("targets_and_gradients")} == keys
+
+
+def test_the_condition_number_is_looked_at_before_flossing_every_100_epochs_and_at_the_end(tmp_path):
+    job = jobs_of(targets_and_gradients, "--epochs", "101", "--seeds", "1")[0.0, 1]
+    job = sweep.Job(job.label, job.arguments._replace(Ep=2, N=80), job.function)
+    sweep.do(job, tmp_path)
+    record = job.record(tmp_path)
+    looks = record.diagnostics["log_condition_number"]
+    p = record.parameters
+    before, flossed = (targets_and_gradients.condition(ps, p) for ps in (record.initial, record.first_training_parameters))
+    trained = targets_and_gradients.condition(record.final, p)
+    assert looks[[0, 1, 3]].tolist() == pytest.approx([before, flossed, trained], rel=1e-9)
+    assert len(set(looks.round(6))) == 4
+    (committed,) = [r for r in table("targets_and_gradients") if (r["target"], r["seed"]) == ("0.0", "1")]
+    np.testing.assert_allclose(before / np.log(10), float(committed["log10_condition_before"]), rtol=1e-3)
+
+
+# ------------------------------------------------------------------ random networks
+
+
+def test_a_random_network_is_flossed_with_inputs_of_its_own_and_the_committed_one_before(tmp_path):
+    jobs = jobs_of(lyapunov, "--seeds", "2", "--flossing-steps", "4")
+    assert list(jobs)[0] == (0.5, 2, 75) and len(jobs) == 15
+    p = jobs[1.0, 2, 16].arguments
+    assert (p.nLE, p.Ep, p.E, p.B, p.Tp, p.Ti, p.Ni, p.sNet) == (16, 4, 1, 1, 55, 55, 0, 2)
+    assert p.E * p.sIn + 1 + 1 == 2001 and jobs[1.0, 2, 0].arguments.Ep == 0
+    sweep.do(jobs[1.5, 2, 0], tmp_path)
+    record = jobs[1.5, 2, 0].record(tmp_path)
+    (row,) = lyapunov.make_rows({(1.5, 2, 0): record})
+    (committed,) = [r for r in table(lyapunov.NAME) if (r["g"], r["seed"], r["flossed_exponents"]) == ("1.5", "2", "0")]
     for name, value in row.items():
         np.testing.assert_allclose(value, float(committed[name]), rtol=1e-3)
+
+
+def test_what_is_measured_is_the_flossed_network(monkeypatch):
+    monkeypatch.setattr(lyapunov, "measure", lambda ps, seed: dict(J=ps["J"].copy(), seed=np.array(seed)))
+    (job,) = [job for key, job in jobs_of(lyapunov, "--flossing-steps", "2").items() if key == (1.0, 3, 16)]
+    record = lyapunov.floss_and_measure(*job.arguments, progress=False)
+    assert record.diagnostics["seed"] == 3 and len(record.flossing_loss) == 2
+    np.testing.assert_array_equal(record.diagnostics["J"], record.first_training_parameters["J"])
+    assert not np.array_equal(record.diagnostics["J"], record.initial["J"])
+    assert not np.array_equal(record.diagnostics["J"], record.final["J"])
+
+
+def measured(factor):
+    """Diagnostics of an invented network: exponent i is -factor * i / 100, and log10 of sigma_i at t just twice as low."""
+    exponents = -factor * np.arange(80) / 100
+    t = np.array(lyapunov.HORIZONS)
+    log_sigma = 2 * exponents * t[:, None]
+    return dict(spectrum=exponents, log_sigma=log_sigma, log_norm=-factor * t * np.log(10))
+
+
+NETWORKS = {
+    (1.0, 2, 16): made([0.5], [1, 1], flossing_loss=np.array([4.0, 0.5]), diagnostics=measured(1)),
+    (1.0, 1, 16): made([0.5], [1, 1], flossing_loss=np.array([4.0, 0.7]), diagnostics=measured(3)),
+    (0.5, 1, 0): made([0.5], diagnostics=measured(1)),
+}
+
+
+def test_rows_and_summary_of_random_networks():
+    rows = lyapunov.make_rows(NETWORKS)
+    assert [(r["g"], r["seed"], r["flossed_exponents"]) for r in rows] == [(0.5, 1, 0), (1.0, 1, 16), (1.0, 2, 16)]
+    log10 = 1 / np.log(10)
+    expected = {
+        "lambda_1": 0, "lambda_16": -0.15, "log10_condition_number_16": 30 * log10, "log10_prediction_16": 15 * log10,
+        "lambda_32": -0.31, "log10_condition_number_32": 62 * log10, "log10_prediction_32": 31 * log10,
+        "lambda_75": -0.74, "log10_condition_number_75": 148 * log10, "log10_prediction_75": 74 * log10,
+        "log10_gradient_norm": -100, "last_flossing_loss": 0.5,
+    }  # fmt: skip
+    assert {name: rows[2][name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert rows[1]["last_flossing_loss"] == 0.7 and np.isnan(rows[0]["last_flossing_loss"])
+    assert list(rows[0]) == list(table(lyapunov.NAME)[0])
+    lines = lyapunov.summary(rows)
+    assert lines[1].startswith("| g | flossed_exponents | lambda_1 | lambda_16 | log10_condition_number_16 | ")
+    assert lines[3:] == [
+        "| 0.5 | 0 | 0 | -0.15 | 13 | 6.51 | -0.31 | 26.9 | 13.5 | -0.74 | 64.3 | 32.1 | -100 | nan |",
+        "| 1 | 16 | 0 | -0.3 | 26.1 | 13 | -0.62 | 53.9 | 26.9 | -1.48 | 129 | 64.3 | -200 | 0.6 |",
+    ]
+
+
+def test_figure_of_random_networks():
+    losses, spectra, gains, conditions, predictions, gradients = lyapunov.draw(NETWORKS, []).axes
+    lines = lambda ax: {line.get_label(): line.get_xydata() for line in ax.lines}  # noqa: E731
+    index, t, log10 = np.arange(1, 81), np.array(lyapunov.HORIZONS), np.log(10)
+    np.testing.assert_allclose(lines(losses)["k = 16"], [[0, 4], [1, 0.6]])
+    np.testing.assert_allclose(lines(spectra)["k = 16"], np.transpose([index, -2 * np.arange(80) / 100]))
+    np.testing.assert_allclose(lines(gradients)["k = 16"], np.transpose([t, -2 * t]))
+    np.testing.assert_allclose(lines(conditions)["k = 16"], np.transpose([t, 2 * 0.62 * t / log10]))
+    np.testing.assert_allclose(conditions.lines[1].get_xydata(), np.transpose([t, 0.62 * t / log10]))
+    assert "before flossing" not in lines(conditions) and list(lines(gains))[:-1] == ["g = 0.5, before flossing"]
+    np.testing.assert_allclose(lines(gains)["g = 0.5, before flossing"], np.transpose([index, -np.arange(80) / 100]))
+    for label, slopes in (("k = 16", [1, 3]), ("before flossing", [1])):
+        predicted, measured = lines(predictions)[label].T
+        np.testing.assert_allclose(measured, 2 * predicted)
+        expected = [slope * m * t / 100 / log10 for slope in slopes for m in (15, 31, 74)]
+        np.testing.assert_allclose(sorted(predicted), np.sort(expected, axis=None))
+
+
+def test_figure_of_targets_and_gradients():
+    fields = lambda n: dict(  # noqa: E731
+        gradient_norm={"xInit": np.full(150, 10.0**-n)},
+        diagnostics={"log_condition_number": n * np.arange(4) * np.log(10)},
+        lyapunov_spectrum=n * np.array([[7, 7, 7], [1, 2, 3]], np.float32),
+    )
+    flossed = {(-0.5, seed): made(LEARNS, [1, 1], **fields(seed)) for seed in (1, 3)}
+    records = {(None, 1): made(FAILS, **fields(1))} | flossed
+    spectra, accuracy, gradients, conditions = targets_and_gradients.draw(records, []).axes
+    lines = lambda ax: {line.get_label(): line.get_xydata() for line in ax.lines}  # noqa: E731
+    np.testing.assert_allclose(lines(spectra)["target -0.5"], [[1, 2], [2, 4], [3, 6]])
+    assert "no flossing" not in lines(spectra) and spectra.lines[-1].get_ydata() == [-0.5, -0.5]
+    np.testing.assert_allclose(lines(accuracy)["target -0.5"][[0, 70, 149]], [[1, 40], [71, 100], [150, 98]])
+    np.testing.assert_allclose(lines(accuracy)["no flossing"][9], [10, 50])
+    np.testing.assert_allclose(lines(gradients)["target -0.5"][[0, 149]], [[1, -2], [150, -2]])
+    np.testing.assert_allclose(lines(conditions)["target -0.5"], [[-100, 0], [1, 2], [101, 4], [151, 6]])
+
+
+# ------------------------------------------------------------------ own networks
+
+
+def test_the_committed_own_networks_are_those_of_the_script():
+    """Each condition's rows: delays one after the other, all learned but the last, with the epochs of its job."""
+    groups = {}
+    for r in table("own_network"):
+        key = (r["network"], r["start"], int(r["flossing_steps"]), int(r["k"]), int(r["seed"]))
+        groups.setdefault(key, []).append(r)
+    jobs = jobs_of(own_network)
+    assert groups.keys() == jobs.keys()
+    for key, rows in groups.items():
+        assert [int(r["delay"]) for r in rows] == list(own_network.DELAYS[: len(rows)])
+        assert all(r["epoch_learned"] == r["epochs"] for r in rows[:-1])
+        assert rows[-1]["epoch_learned"] == "" and int(rows[-1]["epochs"]) == jobs[key].arguments[-1]
+    assert {key[:4]: jobs[key].arguments[-1] for key in jobs if key[2] == 0 and key[4] == 1} == {
+        (kind, start, 0, 75): {"RNN": 1000, "GRU": 650, "LSTM": 1750}[kind]
+        for start, (_, kinds) in own_network.STARTS.items() for kind in kinds
+    }  # fmt: skip
+
+
+def test_networks_to_start_from():
+    H = own_network.H
+    torch.manual_seed(1)
+    starts = (("torch", "GRU"), ("paper", "RNN"), ("holding", "LSTM"))
+    default, paper, holding = (own_network.STARTS[start][0](kind) for start, kind in starts)
+    assert default.weight_hh_l0.abs().max() <= H**-0.5 and default.weight_ih_l0.abs().max() <= H**-0.5
+    assert paper.weight_hh_l0.std().item() == pytest.approx(H**-0.5, rel=0.05)
+    assert holding.bias_ih_l0.view(4, H)[:, 0].tolist() == [3, 1, pytest.approx(holding.bias_ih_l0[2 * H].item()), 3]
+
+
+@pytest.fixture
+def taught(monkeypatch):
+    """Training that learns delays below 20 in 12 epochs, and changes the network; flossing that sets a weight to 7."""
+    seen = []
+
+    def training(network, delay, seed):
+        seen.append((delay, seed, network.weight_hh_l0[0, 0].item()))
+        with torch.no_grad():
+            network.weight_hh_l0[0, 0] = 5
+        yield from ((0.0, accuracy) for accuracy in [0.1] * 2 + [1.0] * 20 if delay < 20)
+        yield from ((0.0, accuracy) for accuracy in [0.5] * 10 + [0.7] * 10 + [0.6] * 1000)
+
+    def floss(network, steps, k, progress):
+        with torch.no_grad():
+            network.weight_hh_l0[0, 0] = 7
+        return SimpleNamespace(loss=np.repeat([9.0, 0.0123], [steps - 20, 20]))
+
+    monkeypatch.setattr(own_network, "training", training)
+    monkeypatch.setattr(own_network, "floss_before_training", floss)
+    return seen
+
+
+def test_copies_of_the_flossed_network_are_trained_until_a_delay_is_not_learned(taught, tmp_path, monkeypatch):
+    clock = iter([5, 15, 100, 101, 200, 202, 300, 303.14])
+    monkeypatch.setattr(own_network, "time", SimpleNamespace(process_time=lambda: next(clock)))
+    sweep.do(job := jobs_of(own_network)["GRU", "holding", 500, 75, 3], tmp_path)
+    assert taught == [(10, 3, 7), (15, 3, 7), (20, 3, 7)]
+    rows = own_network.make_rows({1: job.record(tmp_path)})
+    names = list(table("own_network")[0])
+    same = {"network": "GRU", "start": "holding", "seed": 3, "flossing_steps": 500, "k": 75}
+    same |= {"flossing_loss": "0.012", "flossing_seconds": 10}
+    assert [list(row) for row in rows] == [names] * 3 and all(same.items() <= row.items() for row in rows)
+    names = ("delay", "epochs", "epoch_learned", "best_accuracy", "training_seconds")
+    assert [tuple(row[name] for name in names) for row in rows] == [
+        (10, 12, 12, "1.000", 1), (15, 12, 12, "1.000", 2), (20, 400, None, "0.700", 3.1),
+    ]  # fmt: skip
+
+
+def test_without_flossing_the_network_is_as_drawn_with_the_seed(taught):
+    torch.manual_seed(2)
+    first = own_network.make_network("RNN").weight_hh_l0[0, 0].item()
+    rows = own_network.floss_and_train("RNN", "example", 0, 75, 2, 30).rows
+    assert taught[0] == (10, 2, first) and len(rows) == 3
+    assert {(row["flossing_loss"], row["flossing_seconds"]) for row in rows} == {(None, 0)} and rows[2]["epochs"] == 30
+
+
+def trained(kind, delay, seed, steps, learned, loss=None, k=75):
+    return {
+        "network": kind, "start": "example", "delay": delay, "seed": seed, "flossing_steps": steps, "k": k,
+        "flossing_loss": loss, "epochs": learned or 400, "epoch_learned": learned,
+    }  # fmt: skip
+
+
+def test_summary_and_figure_of_own_networks():
+    rows = [
+        trained("RNN", 10, 1, 500, 80, "0.02"), trained("RNN", 15, 1, 500, 120, "0.02"),
+        trained("RNN", 20, 1, 500, None, "0.02"), trained("RNN", 10, 2, 500, None, "0.001"),
+        trained("RNN", 10, 1, 0, None), trained("LSTM", 10, 1, 500, None, "2", k=150),
+    ]  # fmt: skip
+    assert own_network.summary(rows)[2:] == [
+        "| nn.RNN | example | 500 steps, k = 75 | 0.001 to 0.02 | 80 | 15, none |",
+        "| nn.RNN | example | none | - | - | none |",
+        "| nn.LSTM | example | 500 steps, k = 150 | 2 to 2 | - | none |",
+    ]
+    axes = own_network.draw({}, rows).axes
+    assert [line.get_xydata().tolist() for line in axes[0].lines] == [
+        [[-0.12, 80], [0.88, 120]], [[1.88, 400], [-0.12, 400]], [], [[0.12, 400]],
+    ]  # fmt: skip
+    assert not any(len(line.get_xydata()) for line in axes[2].lines)

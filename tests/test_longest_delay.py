@@ -1,12 +1,15 @@
 """The adaptive loop does what its docstring says, and the committed tables are those of the script."""
 
+import dataclasses
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from example_code.experiments import longest_delay
-from example_code.experiments.longest_delay import ADAPTIVE, decide, train_adaptively
+from example_code.experiments import longest_delay, sweep
+from example_code.experiments.longest_delay import (
+    ADAPTIVE, EXPERIMENT, TRIALS, decide, draw, make_rows, summary, train_adaptively,
+)  # fmt: skip
 from extras.run import Run
 from gf_task05spatialXORShort import generate_input_output
 from gradient_flossing_example import Parameters, flossing_gradient, training_gradient
@@ -74,6 +77,11 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path, monkeypatch):
         assert train_adaptively(*arguments, progress=False, checkpoint=checkpoint) == whole
 
 
+def test_without_weight_there_is_flossing_before_training_only():
+    record = train_adaptively(*replace(TINY, E=8, weight=0.0).job(1).arguments, progress=False)
+    assert record.flossing_epoch.tolist() == [1] * TINY.Ep
+
+
 def dies_at(epoch, method):
     def training_step(run, *arguments):
         if run.ei == epoch:
@@ -83,27 +91,45 @@ def dies_at(epoch, method):
     return training_step
 
 
-@pytest.mark.parametrize("name, trials", [("longest_delay", longest_delay.REPORTED), ("schedule_search", longest_delay.SEARCHED)])
+@pytest.mark.parametrize("name, trials", [("longest_delay", "reported"), ("schedule_search", "searched")])
 def test_the_committed_tables_are_those_of_the_script(name, trials):
     rows = table(name)
-    assert len(rows) == len(trials)
-    for row, (schedule, seed) in zip(rows, trials):
+    assert len(rows) == len(TRIALS[trials])
+    for row, (schedule, seed) in zip(rows, TRIALS[trials]):
         assert row["seed"] == str(seed)
         for field, value in asdict(schedule).items():
             assert row[field] == str(value)
 
 
 def test_what_is_reported_was_not_searched_with_and_is_run_once():
-    assert not {seed for _, seed in longest_delay.REPORTED} & {seed for _, seed in longest_delay.SEARCHED}
-    for trials in (longest_delay.REPORTED, longest_delay.SEARCHED):
-        assert len({schedule.job(seed).path("") for schedule, seed in trials}) == len(trials)
+    assert not {seed for _, seed in TRIALS["reported"]} & {seed for _, seed in TRIALS["searched"]}
+    for trials, count in (("reported", 26), ("searched", 8), ("quick", 2)):
+        jobs = EXPERIMENT.make_jobs(EXPERIMENT.parse(["--trials", trials]))
+        assert len({job.path("") for job in jobs.values()}) == count
 
 
-def test_tiny_runs(tmp_path, monkeypatch):
-    tiny = [(TINY, 1), (TINY, 2), (replace(TINY, name="before only", weight=0.0), 1)]
-    monkeypatch.setattr(longest_delay, "REPORTED", tiny)
-    assert longest_delay.main(["--out", str(tmp_path)]) == 0
-    rows = table("longest_delay", tmp_path)
-    assert [(row["name"], row["seed"]) for row in rows] == [("adaptive", "1"), ("adaptive", "2"), ("before only", "1")]
-    assert rows[2]["flossing_steps"] == str(TINY.Ep)
-    assert (tmp_path / "longest_delay.png").stat().st_size > 10_000
+def test_a_job_has_the_schedules_parameters_one_seed_and_no_blocks_of_flossing():
+    arguments = TINY.job(3).arguments
+    p = Parameters(*arguments[:-2])
+    assert arguments[-2:] == (TINY.weight, TINY.high)
+    assert (p.sIC, p.sIn, p.sNet, p.sONS) == (3, 3, 3, 3) and (p.Ei, p.Ni) == (0, 0)
+    assert (p.N, p.nLE, p.Tp, p.delay, p.E, p.Ep, p.lr) == (8, 8, 20, 5, 230, 7, 1e-3)
+
+
+def test_a_tiny_run_as_a_job_its_row_and_its_line(tmp_path):
+    job = TINY.job(1)
+    sweep.do(job, tmp_path)
+    record = job.record(tmp_path)
+    record.accuracy[:] = np.repeat([0.4, 0.97], [115, 115])
+    record.elapsed_time = 65.4
+    without = dataclasses.replace(record, accuracy=np.full(230, 0.5), flossing_epoch=np.array([], int), flossing_loss=np.array([]))
+    records = {(TINY, 1): record, (TINY, 2): without}
+    first, second = make_rows(records)
+    results = {"seed": 1, "flossing_steps": 64, "last_flossing_epoch": 228, "epoch_learned": 125, "seconds": 65}
+    assert first == asdict(TINY) | results | {"final_accuracy": pytest.approx(0.97)}
+    assert (second["flossing_steps"], second["last_flossing_epoch"], second["epoch_learned"]) == (0, 0, None)
+    line = "| adaptive | 5 (10) | 8 | 230 | 0.001 | 1/2 | 125, - | 97.0, 50.0 | 65 |"
+    assert summary([first, second])[2:] == [line]
+    (ax,) = draw(records, []).axes
+    np.testing.assert_allclose(ax.lines[0].get_xydata(), [[100, 40], [200, (15 * 40 + 85 * 97) / 100]])
+    assert ax.get_title() == "delay 5, N = 8, lr = 0.001, seeds: 2"

@@ -1,34 +1,29 @@
-"""How long a training step, a flossing step and the README call take, against torch and JAX, and how the time grows.
+"""How long a training step and a flossing step take, against torch's own differentiation.
 
-    python example_code/experiments/benchmark.py             # 11 sizes, about 2 minutes; JAX only if it is installed
+    python example_code/experiments/benchmark.py             # 14 sizes, some minutes
     python example_code/experiments/benchmark.py --quick     # few sizes, to see that it works
 
-"ours" and "torch" are the trainer's engines "adjoint" and "autograd", "JAX" is a jitted value_and_grad of lax.scan, on
-the same numbers and one core. All sizes and engines take turns. Times are medians of processor time, which other
-processes do not lengthen; in brackets the distance of the quartiles. All three as on a processor without AVX512:
+"ours" and "torch" are the trainer's engines "adjoint" and "autograd", on the same numbers and with one thread. For
+networks of torch "ours" is extras/flossing.py, and "callable" the same given torch's cell as a function, whose Jacobians
+come by vmap(jvp). All sizes and engines take turns. Times are medians of processor time, which other processes do not
+lengthen; in brackets the distance of the quartiles. As on a processor without AVX512:
 
     OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" ATEN_CPU_CAPABILITY=avx2
-    MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 XLA_FLAGS=--xla_cpu_max_isa=AVX2
+    MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
 """
 
 import argparse
 import os
 import platform
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # read by the imports
 import numpy as np  # noqa: E402
 
-try:
-    import jax
-    import jax.numpy as jnp
-except ImportError:
-    jax = None
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from example_code.experiments.experiment import markdown  # noqa: E402
 import gradient_flossing_example as example  # noqa: E402
 from gradient_flossing_example import discarded_steps  # noqa: E402
 
@@ -36,33 +31,22 @@ README_SIZES = dict(N=80, T=300, B=16, Tp=55, nLE=75)  # of the README call
 SIZES = {  # what differs from them
     "training": [{}, dict(N=160), dict(N=320), dict(N=640), dict(T=1200), dict(B=128)],
     "flossing": [{}, dict(nLE=16), dict(N=160), dict(N=320, nLE=320), dict(Tp=440)],
+    "own network": [dict(network="RNN"), dict(network="GRU"), dict(network="LSTM")],
 }
 FIRST_SCORED = example.first_loss_index(delay=10, task=-1)
 SEED = 1
-# run by a small process: a child's memory counts from its parent's on, and this process has torch and JAX loaded
-USAGE = """import resource, subprocess, sys
-subprocess.run(sys.argv[1:], check=True)
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-seconds, memory = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
-print(f"\\nREADME call, whole process: {seconds:.2f} s of the processor, {memory:.0f} MB")"""
 
 
-def step(kind, engine, N, T, B, Tp, nLE):
+def step(kind, engine, N, T, B, Tp, nLE, network=None):
     """Function without arguments that takes one gradient of random float32 arrays."""
+    if kind == "own network":
+        return network_step(network, engine, Tp, nLE)
     rng = np.random.default_rng(SEED)
-    ps = dict(
-        ws=rng.normal(size=(N, 1)), J=rng.normal(size=(N, N)) / np.sqrt(N), wr=rng.normal(size=(1, N)),
-        b=0.1 * rng.random(N), offset=np.array([0.001]), xInit=rng.normal(size=(N, B)),
-    )  # fmt: skip
-    ps = {name: p.astype(np.float32) for name, p in ps.items()}
+    call = example.README_CALL._replace(N=N, T=T, B=B, nLE=nLE, E=0)
+    ps = example.train_rnn_flossing(*call, progress=False).initial
     s, target = rng.integers(0, 2, (2, T, 1, B)).astype(np.float32)
     if kind == "flossing":
         s, flossed = rng.integers(0, 2, (Tp, 1, 1)).astype(np.float32), {name: ps[name] for name in ("ws", "J", "b")}
-    if engine == "JAX":
-        loss = {"training": jax_training_loss, "flossing": jax_flossing_loss}[kind]
-        gradient, Q = jax.jit(jax.value_and_grad(loss, has_aux=True)), example.initial_orthonormal_system(SEED, N, nLE)
-        given = (ps, s, target) if kind == "training" else (flossed, s, ps["xInit"], Q)
-        return lambda: jax.block_until_ready(gradient(*given))
     engine = {"ours": "adjoint", "torch": "autograd"}[engine]
     if kind == "training":
         gradient = example.training_engine(engine, N, T, B, FIRST_SCORED)
@@ -71,31 +55,27 @@ def step(kind, engine, N, T, B, Tp, nLE):
     return lambda: gradient(s, flossed, ps["xInit"])
 
 
-def jax_training_loss(ps, s, target):
-    def advance(x, now):
-        x = ps["J"] @ jnp.tanh(x) + ps["b"][:, None] + ps["ws"] @ now
-        return x, ps["wr"] @ x + ps["offset"]
+def network_step(network, engine, Tp, nLE):
+    """The same for a network of example_code/floss_your_own_network.py, of one trial of random bits."""
+    import torch
 
-    r, y = jax.lax.scan(advance, ps["xInit"], s)[1][FIRST_SCORED - 1 :], target[FIRST_SCORED - 1 :]
-    return jnp.mean((1 - y) * r + jax.nn.softplus(-r)), jnp.mean((jax.nn.sigmoid(r) >= 0.5) == y)
+    from example_code.floss_your_own_network import H, make_network
+    from extras.flossing import lyapunov_exponents
 
+    torch.manual_seed(SEED)
+    bits, given, state = torch.randint(2, (Tp, 1, 1)).float(), make_network(network), None
+    if engine == "callable":
+        cell = getattr(torch.nn, f"{network}Cell")(1, H)
+        cell.load_state_dict({name.removesuffix("_l0"): p for name, p in given.named_parameters()})
+        state = torch.zeros(1, 2 * H if network == "LSTM" else H)
+        given = (lambda x, hc: torch.cat(cell(x, hc.split(H, 1)), 1)) if network == "LSTM" else (lambda x, h: cell(x, h))
 
-def jax_flossing_loss(ps, s, xInit, Q):
-    def advance(carry, now):
-        x, Q = carry
-        x = ps["J"] @ jnp.tanh(x) + ps["b"] + ps["ws"] @ now
-        Q, R = jnp.linalg.qr((1 / jnp.cosh(x) ** 2)[:, None] * ps["J"] @ Q)
-        return (x, Q), jnp.log(jnp.abs(jnp.diagonal(R)))
+    def gradient():
+        exponents = lyapunov_exponents(given, bits, nLE, state=state, discard=discarded_steps(Tp))
+        exponents.square().mean().backward()
+        return exponents
 
-    log_R = jax.lax.scan(advance, (xInit[:, 0], Q), s[:, :, 0])[1][discarded_steps(len(s)) :]
-    return jnp.mean(log_R.mean(axis=0) ** 2), log_R.mean(axis=0)
-
-
-def operations(kind, N, T, B, Tp, nLE):
-    """Floating-point operations of a step's matrix products and, for flossing, of a QR and its adjoint at every step."""
-    if kind == "training":
-        return 6 * T * B * N**2  # forward, backward, gradient of J
-    return Tp * (6 * N**2 * nLE + 2 * (2 * N * nLE**2 - 2 / 3 * nLE**3) + 5 * N * nLE**2)  # R, Q; M, Q sym(M), R^-T
+    return gradient
 
 
 def measure(functions, rounds):
@@ -107,43 +87,29 @@ def measure(functions, rounds):
                 started = time.process_time()
                 function()
                 times[key].append(time.process_time() - started)
-    return {key: np.array(seconds[1:]) for key, seconds in times.items()}  # without the first, which compiles
+    return {key: np.array(seconds[1:]) for key, seconds in times.items()}  # without the first, which prepares
 
 
-def report(kind, sizes, engines, rounds):
-    """Print a table of the times, and one of the exponents with which ours grows from the first of the sizes."""
-    calls = [README_SIZES | size for size in sizes]
-    times = measure({(i, e): step(kind, e, **call) for i, call in enumerate(calls) for e in engines}, rounds)
-    ms = {key: 1e3 * np.quantile(t, [0.5, 0.25, 0.75]) for key, t in times.items()}
-    header = [kind, *(f"{e} (ms)" for e in engines), *(f"{e} / ours" for e in engines[1:])]
-    print(f"\n| {' | '.join(header)} |\n{'|---' * len(header)}|")
-    name = [", ".join(f"{key} {value}" for key, value in size.items()) or "README" for size in sizes]
-    for i in range(len(calls)):
-        cells = [f"{ms[i, e][0]:.4g} ({ms[i, e][2] - ms[i, e][1]:.1g})" for e in engines]
-        cells += [f"{ms[i, e][0] / ms[i, 'ours'][0]:.2f}" for e in engines[1:]]
-        print(f"| {name[i]} | {' | '.join(cells)} |")
-    print(f"\n| {kind} | exponent of our time | of the arithmetic |\n|---|---|---|")
-    for i, size in enumerate(sizes[1:], 1):
-        ratio = next(calls[i][key] / calls[0][key] for key in size)
-        growth = ms[i, "ours"][0] / ms[0, "ours"][0], operations(kind, **calls[i]) / operations(kind, **calls[0])
-        print(f"| README to {name[i]} | {' | '.join(f'{np.log(g) / np.log(ratio):.2f}' for g in growth)} |", flush=True)
+def report(kind, sizes, other, rounds):
+    """Print a table of our times and those of the other engine: medians, distances of the quartiles, ratios."""
+    steps = {(i, e): step(kind, e, **README_SIZES | size) for i, size in enumerate(sizes) for e in ("ours", other)}
+    ms = {key: 1e3 * np.quantile(times, [0.5, 0.25, 0.75]) for key, times in measure(steps, rounds).items()}
+    rows = []
+    for i, size in enumerate(sizes):
+        cells = [f"{ms[i, e][0]:.4g} ({ms[i, e][2] - ms[i, e][1]:.1g})" for e in ("ours", other)]
+        name = ", ".join(f"{key} {value}" for key, value in size.items()) or "README"
+        rows.append([name, *cells, f"{ms[i, other][0] / ms[i, 'ours'][0]:.2f}"])
+    print("\n".join(["", *markdown([kind, "ours (ms)", f"{other} (ms)", f"{other} / ours"], rows)]), flush=True)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few sizes and rounds, no README call")
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="few sizes and rounds")
     quick = parser.parse_args(argv).quick
-    if hasattr(os, "sched_setaffinity"):  # JAX has no other switch for one thread
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = next((line[13:] for line in cpuinfo.splitlines() if line.startswith("model name")), platform.processor())
-    print(f"{name}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}")
+    print(f"{platform.platform()}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}")
     for kind, sizes in SIZES.items():
-        report(kind, sizes[: 2 if quick else None], ["ours", "torch", "JAX"][: 3 if jax else 2], 2 if quick else 12)
-    if not quick:
-        with tempfile.TemporaryDirectory() as out:
-            call = [sys.executable, example.__file__, "--out", out, "--quiet"]
-            subprocess.run([sys.executable, "-c", USAGE, *call], check=True)
+        other = "callable" if kind == "own network" else "torch"
+        report(kind, sizes[: 2 if quick else None], other, 2 if quick else 12)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """How long a delay can be learned at all? Flossing that fades out by itself as the accuracy rises.
 
-    python example_code/experiments/longest_delay.py              # what is reported: see REPORTED
-    python example_code/experiments/longest_delay.py --search     # what led to it, the failures too: see SEARCHED
+    python example_code/experiments/longest_delay.py                                             # what is reported
+    python example_code/experiments/longest_delay.py --trials searched --out out/schedule_search # what led to it
 
 Runs of the delayed XOR task by train_adaptively below, a loop of its own made of the port's pieces. Each finished run is a
-record file in --out, and the same command goes on with what is missing. Writes a table (CSV), and without --search a
-figure of the accuracies.
+record file in --out, and the same command goes on with what is missing. Writes a table and a figure of the accuracies.
 """
 
 import sys
@@ -15,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from example_code.experiments.experiment import Experiment, Job, markdown, readme_call  # noqa: E402
 from extras.check_parameters import Parameters, check_parameters  # noqa: E402
 from extras.figures import BLACK, COLOURS, GREY, new_figure  # noqa: E402
-from extras.record import FINAL_EPOCHS, LEARNED  # noqa: E402
+from extras.record import LEARNED  # noqa: E402
 from extras.run import Run  # noqa: E402
-from extras.sweep import Job, make_parser, sweep, write_csv  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
 from gradient_flossing_example import (  # noqa: E402
-    README_CALL, calc_flossing_loss, first_loss_index, flossing_engine, train_ls_append, train_rnn_flossing, training_engine,
+    calc_flossing_loss, first_loss_index, flossing_engine, train_ls_append, train_rnn_flossing, training_engine,
 )  # fmt: skip
 from julia_packages.flux import ADAMW, ClipNorm, update  # noqa: E402
 from julia_packages.linear_algebra import blas_threads  # noqa: E402
@@ -34,17 +33,14 @@ FLOSSED_UNTIL = 0.7  # accuracy at which flossing has faded out
 LOST, RISING, GROWTH = 0.6, 0.75, 1.1  # accuracy below which the learning rate starts again, above which it grows; how fast
 
 
-# ------------------------------------------------------------------ the adaptive loop
-
-
 def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_every=100):
     """Train with flossing that fades out as the accuracy rises; returns a TrainingRecord.
 
     arguments: the 33 of train_rnn_flossing, of which Ef, Ei and Ni are not used, and two more:
     weight  norm to which a flossing gradient is scaled down before it is added to that of training, at chance
     high    highest learning rate; lr is that at the beginning
-    After Ep flossing steps every EVERY-th epoch takes the training gradient plus the flossing gradient of its first trial, in one
-    ADAM step. Nothing else is kept from epoch to epoch but the accuracies, so a checkpoint is as the original's.
+    After Ep flossing steps every EVERY-th epoch takes the training gradient plus the flossing gradient of its first trial,
+    in one ADAM step. Nothing else is kept from epoch to epoch but the accuracies, so a checkpoint is as the original's.
     """
     *parameters, weight, high = arguments
     p = check_parameters(Parameters(*parameters))
@@ -82,8 +78,8 @@ def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_ever
 def decide(accuracy, low, high, E):
     """(learning rate, share of the flossing weight) of the next CHECK epochs, from the accuracies of all before.
 
-    The share falls from 1 at chance to 0 at FLOSSED_UNTIL, and comes back if the accuracy is lost. The rate is `low` until the
-    accuracy exceeds RISING, then grows; it stays below a line from `high` at epoch 0 to 0 at epoch E.
+    The share falls from 1 at chance to 0 at FLOSSED_UNTIL, and comes back if the accuracy is lost. The rate is `low` until
+    the accuracy exceeds RISING, then grows; it stays below a line from `high` at epoch 0 to 0 at epoch E.
     """
     rate, now = low, 0.5
     for end in range(CHECK, len(accuracy) + 1, CHECK):
@@ -91,9 +87,6 @@ def decide(accuracy, low, high, E):
         rate = low if now < LOST else rate * GROWTH if now > RISING else rate
         rate = min(rate, high * (1 - end / E))
     return rate, min(max((FLOSSED_UNTIL - now) / (FLOSSED_UNTIL - 0.5), 0), 1)
-
-
-# ------------------------------------------------------------------ what is run
 
 
 @dataclass(frozen=True)
@@ -108,67 +101,70 @@ class Schedule:
     Tp: int = 90
     nLE: int = 80
     lr: float = 1e-3
-    Lwnt: float = 0.0
     weight: float = 0.03
     high: float = 5e-3
 
     def job(self, seed):
-        names = (name for name in asdict(self) if name in Parameters._fields)
-        arguments = README_CALL._replace(
-            Ef=1, Ei=0, Ni=0, sIC=seed, sIn=seed, sNet=seed, sONS=seed, **{name: getattr(self, name) for name in names}
-        )  # fmt: skip
+        changes = {name: value for name, value in asdict(self).items() if name in Parameters._fields}
+        arguments = (*readme_call(seed, Ef=1, Ei=0, Ni=0, **changes), self.weight, self.high)
         label = f"{self.name.replace(' ', '_')}_delay{self.delay}_seed{seed}"
-        arguments = (*arguments, self.weight, self.high)
         return Job(label, arguments, "example_code.experiments.longest_delay:train_adaptively")
 
 
 ADAPTIVE = Schedule("adaptive")
 DELAY_60 = replace(ADAPTIVE, delay=60, Tp=110)
 MORE_NEURONS = replace(DELAY_60, N=128, nLE=128, E=10_000)
-REPORTED = (  # seeds: not the one that was searched with
-    [(ADAPTIVE, seed) for seed in range(6, 16)]
+SHORT = replace(ADAPTIVE, E=8000)
+TRIALS = {  # pairs of schedule and seed; those reported have seeds that were not searched with
+    "reported": [(ADAPTIVE, seed) for seed in range(6, 16)]
     + [(MORE_NEURONS, seed) for seed in range(6, 11)]  # too few epochs, as it seemed
     + [(replace(MORE_NEURONS, E=20_000), seed) for seed in range(11, 16)]  # but chance was left as the rate fell below lr
     + [(replace(MORE_NEURONS, lr=5e-4), seed) for seed in range(16, 21)]  # hence a lower lr
-    + [(DELAY_60, 6)]
-)  # fmt: skip
-SHORT = replace(ADAPTIVE, E=8000)
-SEARCHED = [
-    (schedule, 1)
-    for schedule in (
-        SHORT, replace(SHORT, name="no flossing", Ep=0, weight=0.0), replace(SHORT, name="before only", weight=0.0),
-        replace(SHORT, name="75 exponents", nLE=75), replace(SHORT, name="short window", Tp=28),
-        replace(SHORT, name="low rate", high=1e-3), replace(SHORT, name="high rate at once", lr=5e-3),
-        replace(DELAY_60, E=8000),
-    )
-]  # fmt: skip
+    + [(DELAY_60, 6)],
+    "searched": [
+        (SHORT, 1),
+        (replace(SHORT, name="no flossing", Ep=0, weight=0.0), 1), (replace(SHORT, name="before only", weight=0.0), 1),
+        (replace(SHORT, name="75 exponents", nLE=75), 1), (replace(SHORT, name="short window", Tp=28), 1),
+        (replace(SHORT, name="low rate", high=1e-3), 1), (replace(SHORT, name="high rate at once", lr=5e-3), 1),
+        (replace(DELAY_60, E=8000), 1),
+    ],
+    "quick": [(replace(ADAPTIVE, delay=15, E=1500, Ep=200, Tp=40), seed) for seed in (1, 2)],
+}  # fmt: skip
 
 
-def result(schedule, seed, record):
-    """One row of the table; seconds: of this machine."""
-    return asdict(schedule) | {
-        "seed": seed, "flossing_steps": len(record.flossing_loss),
-        "last_flossing_epoch": int(record.flossing_epoch[-1]) if len(record.flossing_epoch) else 0,
-        "epoch_learned": record.epoch_learned(), "final_accuracy": record.final_accuracy(),
-        "seconds": round(record.elapsed_time),
-    }  # fmt: skip
+def make_jobs(args):
+    """{(schedule, seed): Job}."""
+    return {(schedule, seed): schedule.job(seed) for schedule, seed in TRIALS[args.trials]}
 
 
-def markdown(rows):
-    """Lines of a table with a line a schedule; where several numbers stand, one a seed."""
-    lines = ["| schedule | delay (d) | N | epochs | lr | learned | at epoch | final accuracy (%) | seconds (median) |", "|---" * 9 + "|"]
+def make_rows(records):
+    """One row per run; seconds: of this machine."""
+    return [
+        asdict(schedule) | {
+            "seed": seed, "flossing_steps": len(record.flossing_loss),
+            "last_flossing_epoch": int(record.flossing_epoch[-1]) if len(record.flossing_epoch) else 0,
+            "epoch_learned": record.epoch_learned(), "final_accuracy": record.final_accuracy(),
+            "seconds": round(record.elapsed_time),
+        }
+        for (schedule, seed), record in records.items()
+    ]  # fmt: skip
+
+
+def summary(rows):
+    """Lines of a Markdown table with a line a schedule; where several numbers stand, one a seed."""
     what = lambda r: (r["name"], f"{r['delay']} ({2 * r['delay']})", r["N"], f"{r['E']:,}", r["lr"])  # noqa: E731
+    lines = []
     for schedule in dict.fromkeys(map(what, rows)):
         mine = [r for r in rows if what(r) == schedule]
-        learned = [f"{r['epoch_learned']:,}" if r["epoch_learned"] else "-" for r in mine]
+        epochs = [f"{r['epoch_learned']:,}" if r["epoch_learned"] else "-" for r in mine]
         final = ", ".join(f"{100 * r['final_accuracy']:.1f}" for r in mine)
-        count = f"{len(learned) - learned.count('-')}/{len(mine)}"
-        cells = (*schedule, count, ", ".join(learned), final, f"{np.median([r['seconds'] for r in mine]):.0f}")
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return lines
+        seconds = f"{np.median([r['seconds'] for r in mine]):.0f}"
+        lines.append([*schedule, f"{len(mine) - epochs.count('-')}/{len(mine)}", ", ".join(epochs), final, seconds])
+    header = ["schedule", "delay (d)", "N", "epochs", "lr", "learned", "at epoch", "final accuracy (%)", "seconds (median)"]
+    return markdown(header, lines)
 
 
-def draw(records, path):
+def draw(records, rows):
     """Accuracy over epochs, a panel a schedule and a line a seed."""
     schedules = list(dict.fromkeys(schedule for schedule, _ in records))
     with new_figure(2 * len(schedules)) as figure:
@@ -176,36 +172,18 @@ def draw(records, path):
         for ax, schedule in zip(axes, schedules):
             mine = [record for (other, _), record in records.items() if other == schedule]
             for record, colour in zip(mine, (BLACK, *COLOURS) * len(mine)):
-                mean = np.convolve(record.accuracy, np.full(FINAL_EPOCHS, 1 / FINAL_EPOCHS), mode="valid")
-                ax.plot(np.arange(len(mean)) + FINAL_EPOCHS, 100 * mean, linewidth=1, color=colour)
+                blocks = len(record.accuracy) // CHECK
+                mean = record.accuracy[: blocks * CHECK].reshape(blocks, CHECK).mean(axis=1)
+                ax.plot(CHECK * np.arange(1, blocks + 1), 100 * mean, linewidth=1, color=colour)
             ax.axhline(100 * LEARNED, color=GREY, linestyle="--", linewidth=1)
             ax.set(ylabel="accuracy (%)", ylim=(48, 101))
             ax.set_title(f"delay {schedule.delay}, N = {schedule.N}, lr = {schedule.lr:g}, seeds: {len(mine)}", fontsize=10)
-        ax.set_xlabel(f"epoch (mean of {FINAL_EPOCHS})")
-    figure.savefig(path)
+        ax.set_xlabel(f"epoch (means of {CHECK})")
+    return figure
 
 
-def parse(argv=None):
-    parser = make_parser(__doc__.split("\n\n")[0], "out/longest_delay")
-    parser.add_argument("--search", action="store_true", help="what led to the adaptive schedule, instead of what it does")
-    return parser.parse_args(argv)
-
-
-def main(argv=None):
-    """Returns the exit status: 0, 1 if a run failed, 130 after Ctrl-C."""
-    args = parse(argv)
-    name = "schedule_search" if args.search else "longest_delay"
-
-    def write(records, out):
-        rows = [result(schedule, seed, record) for (schedule, seed), record in records.items()]
-        write_csv(rows, out / f"{name}.csv")
-        print("\n".join(["", *markdown(rows)]))
-        if not args.search:
-            draw(records, out / f"{name}.png")
-
-    trials = SEARCHED if args.search else REPORTED
-    return sweep({(schedule, seed): schedule.job(seed) for schedule, seed in trials}, args, write)
-
+OPTIONS = {"--trials": dict(choices=TRIALS, default="reported", help="what is reported, or the search that led to it")}
+EXPERIMENT = Experiment("longest_delay", __doc__, OPTIONS, dict(trials="quick"), make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(EXPERIMENT.main())
