@@ -35,10 +35,10 @@ def test_the_main_job(tmp_path):
 
 @pytest.mark.parametrize(
     "script, low, high",
-    [("no_flossing", 40, 60), ("preflossing", 99, 100), ("flossing_during_training", 99, 100)],
+    [("no_flossing.py", 40, 60), ("preflossing.py", 99, 100), ("flossing_during_training.py", 99, 100)],
 )
 def test_the_examples(tmp_path, script, low, high):
-    output = run(tmp_path, str(ROOT / "example_code" / f"{script}.py"), "--out", str(tmp_path / "out"))
+    output = run(tmp_path, str(ROOT / "example_code" / script), "--out", str(tmp_path / "out"))
     assert low < final_accuracy(output) <= high
 
 
