@@ -205,12 +205,13 @@ def test_without_flossing_the_spectra_are_those_of_the_weights(records):
     assert not flossing.lines and [text.get_text() for text in flossing.texts] == ["no flossing"]
 
 
-@pytest.mark.parametrize("lowest, between", [(0.1, "0.5"), (1e-4, "")])
-def test_labels_of_a_log_axis_are_plain_numbers_and_not_too_many(lowest, between):
+@pytest.mark.parametrize("lowest, some_between", [(0.1, True), (1e-4, False)])
+def test_labels_of_a_log_axis_are_plain_numbers_and_not_too_many(lowest, some_between):
     ax = Figure().subplots()
     ax.set_ylim(lowest, 1)
     figures.plain_log_axis(ax)
-    assert (ax.yaxis.get_major_formatter()(0.1), ax.yaxis.get_minor_formatter()(0.5)) == ("0.1", between)
+    major, minor = ([label.get_text() for label in ax.get_yticklabels(minor=minor)] for minor in (False, True))
+    assert {"0.1", "1"} <= set(major) and ("0.2" in minor) == some_between == any(minor)
 
 
 def test_labels_have_units(records):
