@@ -23,7 +23,7 @@ THROUGH = {"run": "checkpoint|progress|record", "linear_algebra": "checkpoint"} 
 PAIRS = "Lt LtE, Gt GtE, Eq NotEq, Is IsNot, In NotIn, Add Sub, Mult Div, FloorDiv Mod, And Or, BitAnd BitOr, LShift RShift"
 OTHER = {getattr(ast, a): getattr(ast, b) for a, b in re.findall(r"(\w+) (\w+)", PAIRS)}
 OTHER |= {b: a for a, b in OTHER.items()} | {ast.Pow: ast.Mult, ast.BitXor: ast.BitOr, ast.USub: ast.UAdd, ast.Not: ast.UAdd}
-TEXT = r"([\w.]+\.)?(print|error|warn|\w*Error|insert|subplots_adjust)\(|f['\"]|if __name__|(help|\w*width|\w*size|zorder)="
+TEXT = r"([\w.]+\.)?(print|error|warn|\w*Error|insert|subplots_adjust)\(|f['\"]|if __name__|(\w*width|\w*size|alpha|zorder)="
 
 
 def changes(node):
