@@ -1,12 +1,12 @@
-"""No flossing: the RNN of the README call trained on delayed XOR by gradient descent alone.
+"""No flossing: a recurrent network trained by gradient descent alone to give the exclusive or of two earlier inputs.
 
-The network stays at chance (50 %, loss log 2 = 0.693): the comparison for preflossing.py and
-flossing_during_training.py, which differ from it in the flossing arguments only.
+It stays at chance (50 %, loss log 2 = 0.693). preflossing.py and flossing_during_training.py train the same network on
+the same data and differ only in how they floss.
 
-    python example_code/no_flossing.py        (any folder; options: --help)
+    python example_code/no_flossing.py        (from any folder; --help lists the options)
 
-prints at the end `final loss 0.70, final accuracy 50 %` (chance; give or take 2 %).
-It writes no_flossing.npz and no_flossing.png to out/.
+ends with a final loss of about 0.7 and a final accuracy of about 50 %, and writes no_flossing.npz and no_flossing.png
+to out/.
 Paper: R. Engelken, "Gradient Flossing: Improving Gradient Descent through Dynamic Control of Jacobians", NeurIPS 2023,
 arXiv 2312.17306; code: github.com/RainerEngelken/GradientFlossing, commit 324d2a0.
 """
