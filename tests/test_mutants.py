@@ -1,6 +1,8 @@
 """The sampler of mutants finds what a weak test misses; and of twenty mutants of this project at most a quarter survive."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -39,6 +41,7 @@ def survivors(tree):
     return changes
 
 
+@pytest.mark.long
 def test_those_survive_that_the_test_misses(tmp_path):
     for folder in ("extras", "tests"):
         (tmp_path / folder).mkdir()
@@ -55,9 +58,13 @@ def test_those_survive_that_the_test_misses(tmp_path):
     assert survivors(tmp_path) == []
 
 
-def test_what_does_not_end_is_ended():
-    test, endless = ROOT / "tests" / "test_mutants.py", b"while True: pass\n"
-    assert mutants.seconds(test, ROOT / "tests" / "conftest.py", endless, 2) is None
+@pytest.mark.long
+def test_what_does_not_end_is_ended(tmp_path):
+    pid = tmp_path / "pid"
+    endless = f"import os\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\nwhile True: pass\n".encode()
+    assert mutants.seconds(ROOT / "tests" / "test_mutants.py", ROOT / "tests" / "conftest.py", endless, 20) is None
+    _, status = os.waitpid(int(pid.read_text()), 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
 
 
 def test_every_file_has_tests():

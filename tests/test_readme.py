@@ -28,7 +28,7 @@ def run(folder, *command):
 
 def words(line):
     """A line of output as far as the processor does not change it: up to its first number."""
-    return re.match(r"\D*", line)[0]
+    return re.match(r"\D*", line.strip())[0]
 
 
 def test_the_readme_is_one_page():
