@@ -1,7 +1,7 @@
 """Change one small thing in the source at a time, and see whether the tests notice: python tests/mutants.py extras/run.py
 
-On a copy of the repository with one change run the test files that import or start the changed file, until one fails. What
-passes them all is printed; the exit status is the number of such mutants. A seed draws the same ones of the same source.
+Each mutant is a copy of the repository with one change, on which the test files that import or start the changed file run
+until one fails. Those that none fails on are printed, and their number is the exit status. A seed draws the same mutants.
 """
 
 import argparse

@@ -58,6 +58,7 @@ def check_readable(figure):
         overlap = min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
         assert not overlap, f"{one!r} runs into {other!r}"
     for ax in figure.axes:
+        assert not ax.spines["top"].get_visible() and not ax.spines["right"].get_visible()
         if ax.get_visible():
             assert ax.get_ylabel() or ax.get_subplotspec().colspan.start > 0
 
