@@ -2,9 +2,7 @@
 
 import io
 import itertools
-import os
 import re
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -73,40 +71,44 @@ def test_overview(records):
         check_readable(figures.overview_figure(record))
 
 
-def command(folder, *records):
-    """The command at work in a folder, on records that lie there."""
-    argv = [sys.executable, "-m", "extras.figures", *records, "--out", "figures/new.png"]
-    done = subprocess.run(argv, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    return done.returncode, done.stdout, done.stderr
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Function of the names of records: what the command prints, at work in the folder in which they lie."""
 
-
-@pytest.mark.parametrize("names, height", [(["none"], 920), (["none", "pre/none", "pre/flossing"], 560)])
-def test_the_command_draws_one_record_or_compares_several(records, tmp_path, names, height):
-    (tmp_path / "pre").mkdir()
-    for name in names:
-        records["preflossing" if "/" in name else "no flossing"].save(tmp_path / f"{name}.npz")
-    assert command(tmp_path, *(f"{name}.npz" for name in names)) == (0, "wrote figures/new.png\n", "")
-    assert imread(tmp_path / "figures" / "new.png").shape == (height, 800, 4)
-
-
-def test_the_command_refuses_what_is_no_record(tmp_path):
-    (tmp_path / "notes.npz").write_text("notes")
-    for name, what in (("notes.npz", "notes.npz: damaged, or not written by this program"), ("nothing.npz", "No such file")):
-        status, _, error = command(tmp_path, name)
-        assert status == 2 and what in error and "Traceback" not in error
-
-
-def test_records_of_the_same_file_name_are_labelled_by_their_paths(records, tmp_path, monkeypatch):
-    paths = [tmp_path / folder / "a_record.npz" for folder in "ab"]
-    for path in paths:
-        path.parent.mkdir()
-        records["preflossing"].save(path)
-    drawn = []
-    monkeypatch.setattr(figures, "training_figure", lambda records: drawn.append(records) or figures.NotebookFigure())
-    for files in (paths, [paths[0], records["preflossing"].save(tmp_path / "other.npz") or tmp_path / "other.npz"]):
-        monkeypatch.setattr(sys, "argv", ["figures", *map(str, files), "--out", str(tmp_path / "figure.png")])
+    def draw(*names):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["figures", *names, "--out", "figures/new.png"])
         figures.main()
-    assert [list(records) for records in drawn] == [list(map(str, paths)), ["a record", "other"]]
+        return capsys.readouterr().out
+
+    return draw
+
+
+def test_the_command_draws_one_record_or_compares_several(records, command, tmp_path):
+    for name in ("no flossing", "preflossing"):
+        records[name].save(tmp_path / f"{name}.npz")
+    for names, height in ((["no flossing.npz"], 920), (["no flossing.npz", "preflossing.npz"], 560)):
+        assert command(*names) == "wrote figures/new.png\n"
+        assert imread("figures/new.png").shape == (height, 800, 4)
+
+
+@pytest.mark.parametrize("name, what", [("notes.npz", "damaged, or not written by this program"), ("none.npz", "No such file")])
+def test_the_command_refuses_what_is_no_record(command, tmp_path, capsys, name, what):
+    (tmp_path / "notes.npz").write_text("notes")
+    with pytest.raises(SystemExit, match="2"):
+        command(name)
+    assert what in capsys.readouterr().err
+
+
+def test_records_of_the_same_file_name_are_labelled_by_their_paths(records, command, tmp_path, monkeypatch):
+    for name in ("a/record", "b/record", "a_record"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        records["preflossing"].save(tmp_path / f"{name}.npz")
+    labels = []
+    monkeypatch.setattr(figures, "training_figure", lambda records: labels.append(list(records)) or figures.NotebookFigure())
+    command("a/record.npz", "b/record.npz")
+    command("a_record.npz", "a/record.npz")
+    assert labels == [["a/record.npz", "b/record.npz"], ["a record", "record"]]
 
 
 def test_the_title_says_what_differs_from_the_readme_call(records):
