@@ -1,7 +1,7 @@
 """Flossing during training: preflossing as in preflossing.py, and two more blocks while the network learns.
 
-Blocks of 100 flossing steps at the epochs 100 and 200 push the Lyapunov exponents back towards 0; right after a
-block the accuracy drops, and recovers.
+At epochs 100 and 200, a block of 100 flossing steps pushes the Lyapunov exponents back towards 0. Right after a block
+the accuracy drops, and then it recovers.
 
     python example_code/flossing_during_training.py        (any folder; options: --help)
 

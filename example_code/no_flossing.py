@@ -1,7 +1,7 @@
-"""No flossing: the RNN of the README call trained on delayed XOR by gradient descent alone.
+"""No flossing: a recurrent network trained by gradient descent alone to give the exclusive or of two earlier inputs.
 
-The network stays at chance (50 %, loss log 2 = 0.693): the comparison for preflossing.py and
-flossing_during_training.py, which differ from it in the flossing arguments only.
+It stays at chance (50 %, loss log 2 = 0.693). preflossing.py and flossing_during_training.py train the same network on
+the same data and differ only in how they floss.
 
     python example_code/no_flossing.py        (any folder; options: --help)
 

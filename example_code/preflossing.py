@@ -1,7 +1,6 @@
-"""Preflossing: 500 flossing steps before training, otherwise the run of no_flossing.py.
+"""Preflossing: 500 flossing steps before training, and otherwise the run of no_flossing.py.
 
-The flossing steps drive the first 75 Lyapunov exponents towards 0, so that gradients survive
-the delay.
+The flossing steps drive the 75 largest Lyapunov exponents towards 0, so that gradients survive the delay.
 
     python example_code/preflossing.py        (any folder; options: --help)
 

@@ -1,12 +1,14 @@
-"""Figures of training records, matplotlib; and a command that compares named records:
+"""Figures of training records; and a command that draws one record in six panels, or compares several:
 
+    python -m extras.figures out/record.npz --out out/overview.png
     python -m extras.figures out/no_flossing.npz out/preflossing.npz --out out/comparison.png
 
-Colours are those of Okabe and Ito (2008), which colour-blind readers can tell apart; line styles tell them apart in
-grey. Figures are made without pyplot: no backend is chosen and no window opens.
+Figures are made without pyplot: no backend is chosen and no window opens, and a notebook shows the value of a cell. Colours
+are those of Okabe and Ito (2008), which colour-blind readers can tell apart; line styles tell them apart in grey.
 """
 
 import argparse
+import io
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,17 +26,24 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 CONDITIONS = {"no flossing": BLACK, "preflossing": "#E69F00", "flossing during training": "#0072B2"}  # label -> colour
 DASHES = ("-", "--", "-.", ":")
 GREY = "0.55"
-WIDTH = 8.0  # inches: 800 px at the 100 dots per inch of a screen
 SMOOTHING = 10  # epochs of the running mean, even
 CLIP = 0.03  # ClipNorm of the training steps, ex.jl:164
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "lines.linewidth": 1.5,
-}
+STYLE = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 9}
+
+
+class NotebookFigure(Figure):
+    def _repr_png_(self):
+        """What a notebook shows: without this method it shows the figures of pyplot only."""
+        png = io.BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
+
+
+@contextmanager
+def new_figure(height, layout="constrained"):
+    """A figure 800 pixels wide, in inches high, drawn in the STYLE of these pages."""
+    with matplotlib.rc_context(STYLE):
+        yield NotebookFigure(figsize=(8, height), dpi=100, layout=layout)
 
 
 def training_figure(records):
@@ -47,8 +56,7 @@ def training_figure(records):
         draw_accuracy(accuracy, records)
         draw_loss(loss, records)
         accuracy.set_xlabel("")
-        handles, labels = accuracy.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=3)
+        figure.legend(*accuracy.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -61,10 +69,8 @@ def overview_figure(record):
         axes = figure.subplots(3, 2).ravel()
         draw_accuracy(axes[0], {"accuracy": record})
         draw_loss(axes[1], {"loss": record})
-        draw_spectrum(axes[2], record)
-        draw_flossing_loss(axes[3], record)
-        draw_gradient_norms(axes[4], record)
-        draw_eigenvalues(axes[5], record)
+        for ax, draw in zip(axes[2:], (draw_spectrum, draw_flossing_loss, draw_gradient_norms, draw_eigenvalues)):
+            draw(ax, record)
         for ax in (*axes[:3], *axes[4:]):
             ax.legend(fontsize=8, ncols=2 if ax in axes[:3] else 4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
         figure.suptitle(heading, fontsize=11, y=0.985)
@@ -76,40 +82,43 @@ def title(record):
     changed = [f"{name} = {value:g}" for name, value in record.parameters.items() if value != getattr(README_CALL, name)]
     lines = [", ".join(changed[i : i + 9]) for i in range(0, len(changed), 9)]
     called = "README call" + (" with " + ",\n".join(lines) if changed else "")
-    return f"{called}: {100 * record.accuracy[-1]:.1f} % at the end" if len(record.accuracy) else called
-
-
-# ------------------------------------------------------------------ what is drawn into one pair of axes
+    return f"{called}: final accuracy {100 * record.final_accuracy():.1f} %" if len(record.accuracy) else called
 
 
 def draw_accuracy(ax, records):
-    for i, (label, record) in enumerate(records.items()):
-        draw_smoothed(ax, 100 * record.accuracy, record, label, i)
-    shade_blocks(ax, records)
-    lowest = min((100 * record.accuracy.min() for record in records.values() if len(record.accuracy)), default=50)
-    ax.axhline(50, color=GREY, linestyle="--", linewidth=1, label="chance")
-    ax.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(min(40, lowest - 2), 102))
+    draw_curves(ax, records, lambda record: 100 * record.accuracy, chance=50)
+    ax.set(ylabel="accuracy (%)", ylim=(min(40, ax.get_ylim()[0]), 102))
 
 
 def draw_loss(ax, records):
-    for i, (label, record) in enumerate(records.items()):
-        draw_smoothed(ax, record.loss, record, label, i)
-    shade_blocks(ax, records)
-    ax.axhline(np.log(2), color=GREY, linestyle="--", linewidth=1, label="chance")
-    ax.set(xlabel="epoch", ylabel="cross-entropy loss (nats)")
+    draw_curves(ax, records, lambda record: record.loss, chance=np.log(2))
+    ax.set_ylabel("cross-entropy loss (nats)")
     plain_log_axis(ax)
 
 
-def draw_smoothed(ax, values, record, label, i):
-    """Thin line: every epoch; thick line: running mean, which does not reach across a flossing block."""
+def draw_curves(ax, records, values_of, chance):
+    """The values (E,) of each record over epochs, a band at each flossing block, and what chance gives."""
+    for i, (label, record) in enumerate(records.items()):
+        draw_smoothed(ax, values_of(record), [epoch for epoch, _ in record.flossing_blocks()], label, i)
+    band = "flossing block"
+    for record in records.values():
+        half = max(1, record.parameters["E"] / 120) / 2  # epochs: wide enough to be seen
+        for epoch, _ in record.flossing_blocks():
+            ax.axvspan(epoch - half, epoch + half, color=GREY, alpha=0.3, linewidth=0, label=band)
+            band = "_"  # one entry in the legend
+    ax.axhline(chance, color=GREY, linestyle="--", linewidth=1, label="chance")
+    ax.set_xlabel("epoch")
+
+
+def draw_smoothed(ax, values, flossed, label, i):
+    """Thin line: every epoch; thick line: running mean, which does not reach across the flossed epochs."""
     epochs = np.arange(1, len(values) + 1)
     colour = CONDITIONS.get(label, COLOURS[i % len(COLOURS)])
     ax.plot(epochs, values, color=colour, linewidth=0.6, alpha=0.45)
-    starts = [0] + [epoch - 1 for epoch, _ in record.flossing_blocks() if 1 < epoch <= len(values)]
+    starts = [0] + [epoch - 1 for epoch in flossed if 1 < epoch <= len(values)]  # a block runs before its epoch
     for start, end in zip(starts, starts[1:] + [len(values)]):
-        mean = running_mean(values[start:end])
-        ax.plot(epochs[start:end], mean, color=colour, linestyle=DASHES[i % 4], label=label)
-        label = "_"  # one entry in the legend
+        ax.plot(epochs[start:end], running_mean(values[start:end]), color=colour, linestyle=DASHES[i % 4], label=label)
+        label = "_"
 
 
 def running_mean(values):
@@ -121,19 +130,9 @@ def running_mean(values):
     return (sums[last] - sums[first]) / (last - first)
 
 
-def shade_blocks(ax, records):
-    """A vertical band at each flossing block, wide enough to be seen."""
-    label = "flossing block"
-    for record in records.values():
-        width = max(1, record.parameters["E"] / 120)
-        for epoch, _ in record.flossing_blocks():
-            ax.axvspan(epoch - width / 2, epoch + width / 2, color=GREY, alpha=0.3, linewidth=0, label=label)
-            label = "_"
-
-
 def draw_spectrum(ax, record):
     for i, (label, spectrum) in enumerate(spectra_of(record).items()):
-        colour = BLACK if i == 0 else COLOURS[i - 1]
+        colour = (BLACK, *COLOURS)[i]
         ax.plot(np.arange(1, len(spectrum) + 1), spectrum, color=colour, linestyle=DASHES[(i + 1) % 4], label=label)
     ax.axhline(record.parameters["Lwnt"], color=GREY, linewidth=1, zorder=0, label="target")
     ax.set(xlabel="index i of the exponent", ylabel="Lyapunov exponent λᵢ (1/step)")
@@ -146,33 +145,31 @@ def spectra_of(record):
     """
     blocks = record.flossing_blocks()
     if not blocks:
-        p = record.parameters
-        first, last = (long_term_diagnostics(p, ps)["lyapunov_spectrum"] for ps in (record.initial, record.final))
-        return {"initial weights": first, "final weights": last}
+        weights = {"initial weights": record.initial, "final weights": record.final}
+        return {name: long_term_diagnostics(record.parameters, ps)["lyapunov_spectrum"] for name, ps in weights.items()}
     spectra = {"before flossing": record.lyapunov_spectrum[0]}
-    ends = np.cumsum([steps for _, steps in blocks])
-    for (epoch, _), end in {0: (blocks[0], ends[0]), len(blocks): (blocks[-1], ends[-1])}.values():
-        spectra[f"after the block at epoch {epoch}"] = record.lyapunov_spectrum[end - 1]
+    after = np.cumsum([steps for _, steps in blocks])
+    for i in (0, -1):
+        spectra[f"after the block at epoch {blocks[i][0]}"] = record.lyapunov_spectrum[after[i] - 1]
     return spectra
 
 
 def draw_flossing_loss(ax, record):
+    ax.set(xlabel="flossing step (dotted: a new block)", ylabel="flossing loss (1/step²)")
     if not len(record.flossing_loss):
         ax.text(0.5, 0.5, "no flossing", transform=ax.transAxes, ha="center", color=GREY)
-        ax.set(xticks=[], yticks=[], xlabel="flossing step", ylabel="flossing loss (1/step²)")
+        ax.set(xticks=[], yticks=[])
         return
     ax.plot(np.arange(1, len(record.flossing_loss) + 1), record.flossing_loss, color=COLOURS[0])
     for end in np.cumsum([steps for _, steps in record.flossing_blocks()])[:-1]:
         ax.axvline(end + 0.5, color=GREY, linestyle=":", linewidth=1)
-    ax.set(xlabel="flossing step (dotted: a new block)", ylabel="flossing loss (1/step²)")
     plain_log_axis(ax)
 
 
 def draw_gradient_norms(ax, record):
-    epochs = np.arange(1, len(record.loss) + 1)
     for i, name in enumerate(TRAINED):
-        values = np.where(record.gradient_norm[name] > 0, record.gradient_norm[name], np.nan)  # no log of 0
-        ax.plot(epochs, values, color=COLOURS[i], linewidth=1, linestyle=DASHES[i % 4], label=name)
+        norms = record.gradient_norm[name]
+        ax.plot(np.arange(1, len(norms) + 1), norms, color=COLOURS[i], linewidth=1, linestyle=DASHES[i % 4], label=name)
     ax.axhline(CLIP, color=GREY, linestyle="--", linewidth=1, label="clipped above")
     ax.set(xlabel="epoch", ylabel="gradient norm")
     plain_log_axis(ax)
@@ -180,16 +177,12 @@ def draw_gradient_norms(ax, record):
 
 def draw_eigenvalues(ax, record):
     before, after = (np.linalg.eigvals(ps["J"].astype(float)) for ps in (record.initial, record.final))
-    angle = np.linspace(0, 2 * np.pi, 200)
-    g = record.parameters["g"]
-    ax.plot(g * np.cos(angle), g * np.sin(angle), color=GREY, linewidth=1, label="radius g")
+    circle = record.parameters["g"] * np.exp(2j * np.pi * np.linspace(0, 1, 200))
+    ax.plot(circle.real, circle.imag, color=GREY, linewidth=1, label="radius g")
     ax.plot(before.real, before.imag, "o", color=COLOURS[5], markersize=5, fillstyle="none", label="before")
     ax.plot(after.real, after.imag, ".", color=COLOURS[1], markersize=5, label="after")
     ax.set(xlabel="real part of eigenvalue of J", ylabel="imaginary part")
     ax.set_aspect("equal")
-
-
-# ------------------------------------------------------------------ small things
 
 
 class PlainLogFormatter(LogFormatter):
@@ -200,28 +193,25 @@ class PlainLogFormatter(LogFormatter):
 
 
 def plain_log_axis(ax):
-    ax.set_yscale("log")
+    ax.set_yscale("log", nonpositive="mask")
     ax.yaxis.set_major_formatter(PlainLogFormatter())
     ax.yaxis.set_minor_formatter(PlainLogFormatter(minor_thresholds=(1.5, 0.5)))
 
 
-@contextmanager
-def new_figure(height, layout="constrained"):
-    with matplotlib.rc_context(STYLE):
-        yield Figure(figsize=(WIDTH, height), dpi=100, layout=layout)
-
-
 def main():
-    parser = argparse.ArgumentParser(prog="python -m extras.figures", description="Compare records by accuracy and loss.")
+    parser = argparse.ArgumentParser(prog="python -m extras.figures", description="Draw one record, or compare several.")
     parser.add_argument("records", nargs="+", type=Path, help="files of records; their names label the lines")
     parser.add_argument("--out", type=Path, default=Path("out/comparison.png"), help="default out/comparison.png")
     args = parser.parse_args()
     try:
-        records = {path.stem.replace("_", " "): load_record(path) for path in args.records}
+        records = {path: load_record(path) for path in args.records}
     except (OSError, ValueError) as error:
         parser.error(str(error))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    training_figure(records).savefig(args.out)
+    stems = {path.stem.replace("_", " "): record for path, record in records.items()}
+    labelled = stems if len(stems) == len(records) else {str(path): record for path, record in records.items()}
+    figure = training_figure(labelled) if len(labelled) > 1 else overview_figure(*labelled.values())
+    figure.savefig(args.out)
     print(f"wrote {args.out}")
 
 

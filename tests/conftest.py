@@ -1,4 +1,4 @@
-"""Puts the repository root on the import path, reads the recordings of the original, and knows a call of a second."""
+"""Puts the repository root on the import path, reads recordings of the original, and gives a call that takes a second."""
 
 import os
 import signal

@@ -1,18 +1,24 @@
 """Figures: they show the numbers of the records, have labels with units, and no text runs into another."""
 
+import io
 import itertools
-import subprocess
+import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 from matplotlib.text import Text
 
 from extras import figures
-from gradient_flossing_example import train_rnn_flossing
+from extras.lyapunov import long_term_diagnostics
+from extras.record import TRAINED
+from gradient_flossing_example import README_CALL, train_rnn_flossing
 from tests.conftest import ROOT, short_call
+
 
 @pytest.fixture(scope="module")
 def records():
@@ -50,6 +56,7 @@ def check_readable(figure):
         overlap = min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
         assert not overlap, f"{one!r} runs into {other!r}"
     for ax in figure.axes:
+        assert not ax.spines["top"].get_visible() and not ax.spines["right"].get_visible()
         if ax.get_visible():
             assert ax.get_ylabel() or ax.get_subplotspec().colspan.start > 0
 
@@ -64,19 +71,60 @@ def test_overview(records):
         check_readable(figures.overview_figure(record))
 
 
-def test_the_command_compares_named_records(records, tmp_path):
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Function of the names of records: what the command prints, at work in the folder in which they lie."""
+
+    def draw(*names):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["figures", *names, "--out", "figures/new.png"])
+        figures.main()
+        return capsys.readouterr().out
+
+    return draw
+
+
+def test_the_command_draws_one_record_or_compares_several(records, command, tmp_path):
     for name in ("no flossing", "preflossing"):
-        records[name].save(tmp_path / f"{name.replace(' ', '_')}.npz")
-    command = [sys.executable, "-m", "extras.figures", *map(str, sorted(tmp_path.glob("*.npz"))), "--out", str(tmp_path / "c.png")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.stdout == f"wrote {tmp_path / 'c.png'}\n" and (tmp_path / "c.png").stat().st_size > 10_000
-    done = subprocess.run([*command[:3], str(tmp_path / "c.png")], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "damaged, or not written by this program" in done.stderr
+        records[name].save(tmp_path / f"{name}.npz")
+    for names, height in ((["no flossing.npz"], 920), (["no flossing.npz", "preflossing.npz"], 560)):
+        assert command(*names) == "wrote figures/new.png\n"
+        assert imread("figures/new.png").shape == (height, 800, 4)
+
+
+@pytest.mark.parametrize("name, what", [("notes.npz", "damaged, or not written by this program"), ("none.npz", "No such file")])
+def test_the_command_refuses_what_is_no_record(command, tmp_path, capsys, name, what):
+    (tmp_path / "notes.npz").write_text("notes")
+    with pytest.raises(SystemExit, match="2"):
+        command(name)
+    assert what in capsys.readouterr().err
+
+
+def test_records_of_the_same_file_name_are_labelled_by_their_paths(records, command, tmp_path, monkeypatch):
+    for name in ("a/record", "b/record", "a_record"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        records["preflossing"].save(tmp_path / f"{name}.npz")
+    labels = []
+    monkeypatch.setattr(figures, "training_figure", lambda records: labels.append(list(records)) or figures.NotebookFigure())
+    command("a/record.npz", "b/record.npz")
+    command("a_record.npz", "a/record.npz")
+    assert labels == [["a/record.npz", "b/record.npz"], ["a record", "record"]]
 
 
 def test_the_title_says_what_differs_from_the_readme_call(records):
-    title = figures.title(records["preflossing"])
-    assert title.startswith("README call with N = 16, E = 40") and "Ni = 0" in title and "B = 4" in title and "sIC" not in title
+    record = records["preflossing"]
+    lines = [
+        "README call with N = 16, E = 40, Ei = 5, Ep = 20, Ni = 0, B = 4, T = 40, Tp = 30, Ti = 40,",
+        f"delay = 5, nLE = 10: final accuracy {100 * record.final_accuracy():.1f} %",
+    ]
+    assert figures.overview_figure(record).get_suptitle() == "\n".join(lines)
+    assert figures.title(replace(record, parameters=README_CALL._asdict())).startswith("README call: final accuracy")
+
+
+def test_a_notebook_shows_a_figure(records):
+    """IPython asks an object that it does not know for these bytes."""
+    for figure in (figures.overview_figure(records["preflossing"]), figures.training_figure(records)):
+        assert imread(io.BytesIO(figure._repr_png_())).shape[1] == 800
 
 
 def line(ax, label):
@@ -84,20 +132,90 @@ def line(ax, label):
     return found.get_xdata(), found.get_ydata()
 
 
-def test_the_curves_are_the_records_numbers(records):
+def check_smoothed(lines, values, starts):
+    """A line of all values, then one of their running mean from each of the epochs in starts to the next."""
+    epochs = np.arange(1, len(values) + 1)
+    np.testing.assert_array_equal(lines[0].get_data(), [epochs, values])
+    assert len(lines) == len(starts) + 1
+    for drawn, start, end in zip(lines[1:], starts, [*starts[1:], len(values) + 1]):
+        part = values[start - 1 : end - 1]
+        mean = [part[max(0, i - 5) : i + 5].mean() for i in range(len(part))]
+        np.testing.assert_array_equal(drawn.get_xdata(), epochs[start - 1 : end - 1])
+        np.testing.assert_allclose(drawn.get_ydata(), mean)
+
+
+def test_the_curves_of_training_are_the_records_numbers(records):
+    figure = figures.training_figure(records)
+    starts = {"no flossing": [1], "preflossing": [1], "flossing during training": [1, 10, 20, 30]}
+    bands = [1, 1, 10, 20, 30]  # epochs of the blocks of all records
+    scaled = {"accuracy": lambda record: 100 * record.accuracy, "loss": lambda record: record.loss}
+    for ax, of, chance in zip(figure.axes, scaled.values(), (50, np.log(2))):
+        lines = list(ax.lines)
+        for name, record in records.items():
+            check_smoothed(lines[: len(starts[name]) + 1], of(record), starts[name])
+            assert {li.get_color() for li in lines[: len(starts[name]) + 1]} == {figures.CONDITIONS[name]}
+            del lines[: len(starts[name]) + 1]
+        assert len(lines) == 1 and set(line(ax, "chance")[1]) == {chance}
+        assert [(p.get_x() + p.get_width() / 2, p.get_width()) for p in ax.patches] == [(epoch, 1) for epoch in bands]
+        assert figure.axes[1].get_xlabel() == "epoch" and not figure.axes[0].get_xlabel()
+    entries = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sorted(entries) == sorted([*records, "flossing block", "chance"])
+
+
+def test_a_band_of_a_long_run_is_wide_enough_to_be_seen(records):
+    ax = Figure().subplots()
+    figures.draw_loss(ax, {"": replace(records["preflossing"], parameters=README_CALL._replace(E=1200)._asdict())})
+    assert [(p.get_x(), p.get_width()) for p in ax.patches] == [(-4, 10)]
+
+
+def test_all_accuracies_are_within_the_axis(records):
+    for accuracy, lowest in ((np.full(40, 0.6), 40), (np.linspace(0.1, 0.6, 40), 10)):
+        ax = Figure().subplots()
+        figures.draw_accuracy(ax, {"": replace(records["preflossing"], accuracy=accuracy)})
+        assert lowest - 5 < ax.get_ylim()[0] <= lowest and ax.get_ylim()[1] == 102
+
+
+def test_the_other_panels_are_the_records_numbers(records):
     record = records["flossing during training"]
     accuracy, loss, spectrum, flossing, norms, eigenvalues = figures.overview_figure(record).axes
-    np.testing.assert_array_equal(accuracy.lines[0].get_ydata(), 100 * record.accuracy)
-    np.testing.assert_array_equal(loss.lines[0].get_ydata(), record.loss)
-    shaded = [p.get_x() + p.get_width() / 2 for p in accuracy.patches]
-    np.testing.assert_allclose(shaded, [1, 10, 20, 30])
-    np.testing.assert_array_equal(flossing.lines[0].get_ydata(), record.flossing_loss)
-    np.testing.assert_array_equal(line(spectrum, "before flossing")[1], record.lyapunov_spectrum[0])
-    np.testing.assert_array_equal(line(spectrum, "after the block at epoch 1")[1], record.lyapunov_spectrum[19])
-    np.testing.assert_array_equal(line(spectrum, "after the block at epoch 30")[1], record.lyapunov_spectrum[-1])
-    x, y = line(eigenvalues, "after")
-    np.testing.assert_allclose(np.prod(x + 1j * y).real, np.linalg.det(record.final["J"].astype(float)), rtol=1e-6)
-    np.testing.assert_array_equal(line(norms, "J")[1], record.gradient_norm["J"])
+    check_smoothed(accuracy.lines[:-1], 100 * record.accuracy, [1, 10, 20, 30])
+    check_smoothed(loss.lines[:-1], record.loss, [1, 10, 20, 30])
+    shown = {"before flossing": 0, "after the block at epoch 1": 19, "after the block at epoch 30": 34}
+    for label, step in shown.items():
+        np.testing.assert_array_equal(line(spectrum, label), [np.arange(1, 11), record.lyapunov_spectrum[step]])
+    assert set(line(spectrum, "target")[1]) == {0.0} and len(spectrum.lines) == 4
+    np.testing.assert_array_equal(flossing.lines[0].get_data(), [np.arange(1, 36), record.flossing_loss])
+    assert [li.get_xdata()[0] for li in flossing.lines[1:]] == [20.5, 25.5, 30.5]
+    for name in TRAINED:
+        np.testing.assert_array_equal(line(norms, name), [np.arange(1, 41), record.gradient_norm[name]])
+    assert [li.get_linestyle() for li in norms.lines[:6]] == ["-", "--", "-.", ":", "-", "--"]  # told apart in grey
+    clipped = re.search(r"ClipNorm\((.+?)\)", (ROOT / "gradient_flossing_example.py").read_text())[1]
+    assert set(line(norms, "clipped above")[1]) == {float(clipped)}
+    for label, weights in (("before", record.initial), ("after", record.final)):
+        x, y = line(eigenvalues, label)
+        np.testing.assert_allclose(np.poly(x + 1j * y).real, np.poly(weights["J"].astype(float)), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(np.hypot(*line(eigenvalues, "radius g")), record.parameters["g"])
+    assert np.ptp(line(eigenvalues, "radius g")[0]) > 1.99 * record.parameters["g"] and eigenvalues.get_aspect() == 1
+    for ax in (loss, flossing, norms):
+        assert ax.get_yscale() == "log"
+
+
+def test_without_flossing_the_spectra_are_those_of_the_weights(records):
+    record = records["no flossing"]
+    _, _, spectrum, flossing, _, _ = figures.overview_figure(record).axes
+    for label, weights in (("initial weights", record.initial), ("final weights", record.final)):
+        expected = long_term_diagnostics(record.parameters, weights)["lyapunov_spectrum"]
+        np.testing.assert_array_equal(line(spectrum, label)[1], expected)
+    assert not flossing.lines and [text.get_text() for text in flossing.texts] == ["no flossing"]
+
+
+@pytest.mark.parametrize("lowest, some_between", [(0.1, True), (1e-4, False)])
+def test_labels_of_a_log_axis_are_plain_numbers_and_not_too_many(lowest, some_between):
+    ax = Figure().subplots()
+    ax.set_ylim(lowest, 1)
+    figures.plain_log_axis(ax)
+    major, minor = ([label.get_text() for label in ax.get_yticklabels(minor=minor)] for minor in (False, True))
+    assert {"0.1", "1"} <= set(major) and ("0.2" in minor) == some_between == any(minor)
 
 
 def test_labels_have_units(records):
