@@ -33,7 +33,7 @@ from julia_packages import flux
 from tests.side_by_side import limits
 from tests.side_by_side.limits import FLOSSING_FACTOR, OK, RUN_FACTOR, STEP_FACTOR, WRONG, Line, Series
 from tests.side_by_side.limits import equal, not_judged, within
-from tests.side_by_side.recordings import REFERENCE, read_arguments, read_recording, run_port
+from tests.side_by_side.recordings import REFERENCE, Start, after_preflossing, read_arguments, read_recording, run_port
 
 WHY = {
     "task data": "the same generators: bits, not rounding (difference: how many entries)",
@@ -42,7 +42,8 @@ WHY = {
     "first gradient": "at the same parameters, before clipping",
     "first update": "singular values of the clipped ADAM step that the recorded gradient gives",
     "first flossing step": "a chain of QRs, at the recorded parameters",
-    "whole run": f"limit: {RUN_FACTOR} times what {limits.NOISY_RUNS} runs of the port with Float32's noise are apart",
+    "after preflossing": "the port from the recorded parameters up to the next flossing; limit as for a whole run",
+    "whole run": f"limit: {RUN_FACTOR} times what runs of the port with Float32's noise are apart",
 }
 
 
@@ -50,18 +51,23 @@ class Comparison:
     """One recording and one run of the port.
 
     lines: the ladder (limits.Line). port, recorded: dicts under the recordings' names; runs: the noisy runs of the
-    port, which noisy_runs(arguments, flossing_noise) makes (limits.noisy_runs). None: whole runs are not compared.
+    port, which noisy_runs(arguments, flossing_noise, start) makes (limits.noisy_runs). None: whole runs are not compared.
     """
 
     def __init__(self, recorded, engine="adjoint", noisy_runs=limits.noisy_runs):
         self.recorded, self.engine = recorded, engine
-        self.arguments = read_arguments(recorded)
-        self.port = run_port(self.arguments, engine)
+        a = self.arguments = read_arguments(recorded)
+        up_to = (1 if a.Ep > 0 else a.Ef) if noisy_runs is None else None  # the first flossing
+        self.port = run_port(a, engine, Start({}, up_to))
         self.flossing_noise, self.runs, self.errors = 1.0, [], {}
         self.lines = [*self.task_data(), *self.initial_weights(), *self.first_steps()]
         if noisy_runs is not None:
-            self.runs = noisy_runs(self.arguments, self.flossing_noise)
-            self.lines += self.whole_run()
+            if a.Ep > 0 and "train1_s" in recorded:
+                arguments, start, cut = after_preflossing(recorded)
+                restarted, runs = run_port(arguments, engine, start), noisy_runs(arguments, 1.0, start)
+                self.lines += self.along_a_run("after preflossing", restarted, cut, runs)
+            self.runs = noisy_runs(a, self.flossing_noise)
+            self.lines += self.along_a_run("whole run", self.port, recorded, self.runs)
 
     def task_data(self):
         a = self.arguments
@@ -100,9 +106,8 @@ class Comparison:
             yield from self.first_update()
         if "floss1_s" not in recorded:
             return
-        ps, why_not = self.first_flossing_parameters()
-        if ps is None:
-            yield not_judged("first flossing step", "all of it", why_not)
+        if (ps := self.first_flossing_parameters()) is None:
+            yield not_judged("first flossing step", "all of it", "the parameters before it are not in the recording")
             return
         ours, known = limits.flossing_step(self.arguments, recorded["floss1_s"], ps, self.engine)
         theirs = {name: recorded[f"floss1_grad_{name}"] for name in FLOSSED}
@@ -132,51 +137,62 @@ class Comparison:
             yield within("first update", name, ours, theirs, limits.norm(gs[name]), 2 * np.finfo(np.float32).eps)
 
     def first_flossing_parameters(self):
-        """({ws, J, b, xInit} before the first flossing step, None), or (None, why they are not known)."""
-        recorded = self.recorded
+        """{ws, J, b, xInit} before the first flossing step, or None if they are not in the recording."""
         names = (*FLOSSED, "xInit")
-        if all(f"floss1_param_{name}" in recorded for name in names):
-            return {name: recorded[f"floss1_param_{name}"] for name in names}, None
-        if self.arguments.Ep > 0:  # nothing has changed them yet
-            if "init_xInit" not in recorded:
-                return None, "the initial parameters are not in the recording"
-            return {name: recorded[f"init_{name}"] for name in names}, None
-        return None, "training had begun, and the parameters then are not in the recording (floss1_param_*)"
+        kinds = ("floss1_param", "init") if self.arguments.Ep > 0 else ("floss1_param",)  # nothing has changed them yet
+        for kind in kinds:
+            if all(f"{kind}_{name}" in self.recorded for name in names):
+                return {name: self.recorded[f"{kind}_{name}"] for name in names}
+        return None
 
-    def whole_run(self):
-        rung, pair = "whole run", (self.port, self.recorded)
-        if len(self.recorded["loss"]) == 0:
+    def along_a_run(self, rung, port, recorded, runs):
+        """A run of the port against the recorded one, or against a part of it."""
+        pair = port, recorded
+        if len(recorded["loss"]) == 0:
             yield not_judged(rung, "all of it", "no epoch was recorded")
             return
-        for series in self.series():
-            yield limits.along(rung, series, *pair, self.runs)
-        yield limits.shift(rung, *pair, self.runs)
-        flosses = ["floss_loss" in run for run in pair]
+        for series in self.series(*pair, runs):
+            yield limits.along(rung, series, *pair, runs)
+        yield limits.shift(rung, *pair, runs)
+        flosses = [flossing_steps(run) > 0 for run in pair]
         if any(flosses) and not all(flosses):
             yield Line(rung, "flossing", np.inf, 0, WRONG, "only one of the two flosses")
-        stopped = len(self.port["loss"])
-        if stopped < self.arguments.E:  # a loss, spectrum or gradient is not finite
-            alone = all(len(run["loss"]) > stopped for run in self.runs) and np.isfinite(self.recorded["loss"][stopped])
+        stopped = len(port["loss"])
+        if stopped < len(recorded["loss"]):  # a loss, spectrum or gradient is not finite
+            alone = all(len(run["loss"]) > stopped for run in runs) and np.isfinite(recorded["loss"][stopped])
             note = f"the port stopped after {stopped} epochs, as a number was not finite"
             yield Line(rung, "the end", np.inf, 0, WRONG, note) if alone else not_judged(rung, "the end", note)
             return
         for name in TRAINED:
-            if f"final_{name}" in self.recorded:
-                yield limits.at_the_end(rung, name, *pair, self.runs)
+            if f"final_{name}" in recorded:
+                yield limits.at_the_end(rung, name, *pair, runs)
 
-    def series(self):
+    def series(self, port, recorded, runs):
         """What is compared at every step of a run; relative quantities by their logarithms."""
-        a, error = self.arguments, lambda name: self.errors.get(name, 0.0)
-        loss = error("first loss, loss") * np.max(self.port["loss"], initial=0.0)
+        a, error = self.arguments, lambda name: max(self.errors.get(name, 0.0), np.finfo(np.float32).eps)
+        loss = error("first loss, loss") * np.max(port["loss"], initial=0.0)
         yield Series("losses", "epochs", lambda run: run["loss"], loss)
-        one_answer = 1 / (a.B * (a.T - first_loss_index(a.delay, a.task) + 1))
-        yield Series("accuracies", "epochs", lambda run: run["accuracy"], one_answer)
+        scored = a.B * (a.T - first_loss_index(a.delay, a.task) + 1)
+        answers = lambda run: np.rint(scored * run["accuracy"])
+        # where noisy runs give the same answers in all epochs, so must the recording; else any may be the first to err
+        agreed = all(np.array_equal(answers(run), answers(runs[0])) for run in runs)
+        yield Series("right answers", "epochs", answers, 0 if agreed else 1 / RUN_FACTOR)
         for i, name in enumerate(TRAINED):
             of = lambda run, i=i: logarithm(run["gradnorm"][i])
             yield Series(f"log gradient of {name}", "epochs", of, error(f"first gradient, {name}"))
-        if "floss_loss" in self.recorded and "floss_loss" in self.port:
-            of = lambda run: logarithm(run.get("floss_loss", np.zeros(0)))
+        smallest = SMALLEST * a.lr / flux.EPSILON  # the step that ADAM makes of the smallest gradient
+        for name in ("J", "xInit"):
+            of = lambda run, name=name: logarithm(norms_of_largest(run[f"svd{name}"]), smallest)
+            yield Series(f"log step of {name}", "epochs", of, error(None))
+        if flossing_steps(port) and flossing_steps(recorded):
+            of = lambda run: logarithm(run["floss_loss"])
             yield Series("log flossing losses", "steps", of, error("first flossing step, loss"))
+            of = lambda run: np.cumsum(np.float64(run["floss_spectrum"]), axis=0).T  # known better than each exponent
+            first = limits.norm(port["floss_spectrum"][:, 0])
+            yield Series("sums of exponents", "steps", of, error("first flossing step, spectrum") * first)
+            for i, name in enumerate(FLOSSED):
+                of = lambda run, i=i: logarithm(run["floss_gradnorm"][i])
+                yield Series(f"log flossing gradient of {name}", "steps", of, error(None))
 
     @property
     def passed(self):
@@ -192,7 +208,10 @@ class Comparison:
 
     def judged_epochs(self):
         """Epochs up to which the losses are judged: before the noisy runs part."""
-        return next(self.series()).judged_steps(self.port, self.runs) if self.runs else 0
+        return int(self.losses().judged(self.port, self.runs).sum()) if self.runs else 0
+
+    def losses(self):
+        return next(self.series(self.port, self.recorded, self.runs))
 
     def table(self):
         text, rung = [f"{'':28}{'difference':>11}{'limit':>10}  verdict"], None
@@ -210,29 +229,34 @@ class Comparison:
             where = ", ".join(f"{line.rung} ({line.name})" for line in self.lines if line.verdict == WRONG)
             return f"WRONG, where the difference is beyond the limit: {where}."
         judged = [line for line in self.lines if line.verdict == OK]
-        steps = [rung for rung in dict.fromkeys(line.rung for line in judged) if rung != "whole run"]
+        rungs = [rung for rung in dict.fromkeys(line.rung for line in judged) if rung != "whole run"]
         epochs, E = self.judged_epochs(), len(self.recorded["loss"])
-        if not self.runs or E == 0:
-            run = "no whole run was compared"
-        elif epochs == E:
-            run = f"the losses of all {E} epochs are as near as runs of the port with Float32's noise are to each other"
-        elif epochs:
-            run = f"the losses of the first {epochs} of {E} epochs are as near as runs of the port with Float32's noise"
-            run += " are to each other, which part then, so that no more can be said"
-        else:
-            run = "runs of the port with Float32's noise part before the first epoch, so that losses are not compared"
-        if any(line.name == "losses, shifted" and line.verdict == OK for line in self.lines):
+        run = f"of the {E} losses of the whole run {epochs} can be judged"
+        if epochs:
+            run += ", and are as near as runs of the port with Float32's noise are to each other"
+        if any((line.rung, line.name, line.verdict) == ("whole run", "losses, shifted", OK) for line in self.lines):
             run += "; the losses jump from epoch to epoch as the recorded ones do"
         left = sum(line.verdict not in (OK, WRONG) for line in self.lines)
         return (
-            f"Shown: {', '.join(steps)} agree to the bit or to Float32's rounding; {run}"
+            f"Shown: {', '.join(rungs)} agree to the bit or to Float32's rounding; {run}"
             f" ({len(judged)} quantities ok, {left} not judged)."
         )
 
 
-def logarithm(x):
-    """From 1e-30 up: Float32 loses digits of what is smaller, as its entries underflow."""
-    return np.log(np.maximum(x, 1e-30))
+def flossing_steps(run):
+    return len(run.get("floss_loss", ()))
+
+
+SMALLEST = 1e-30  # norm of a gradient; Float32 loses digits of what is smaller, as its entries underflow
+
+
+def logarithm(x, smallest=SMALLEST):
+    return np.log(np.maximum(x, smallest))
+
+
+def norms_of_largest(singular_values):
+    """(n, steps) of descending values -> (steps, n): the norm of the i largest, which the smallest cannot blur."""
+    return np.sqrt(np.cumsum(singular_values**2, axis=0)).T
 
 
 def number(x):
@@ -262,17 +286,14 @@ def draw(comparison, path, second=None):
         axes.set_ylabel(label)
     top.legend(frameon=False)
 
-    def difference(a, color, style, label):
-        shortest = min(len(a["loss"]), len(recorded["loss"]))
-        apart = np.abs(a["loss"][:shortest] - recorded["loss"][:shortest])
+    against = [(ours, "#D55E00", "-", "port - original"), (second, "#009E73", ":", "second run - original")]
+    for run, color, style, label in against if second is not None else against[:1]:
+        shortest = min(len(run["loss"]), len(recorded["loss"]))
+        apart = np.abs(run["loss"][:shortest] - recorded["loss"][:shortest])
         bottom.semilogy(epochs(apart), np.maximum(apart, 1e-8), color=color, ls=style, label=label)
-
-    difference(ours, "#D55E00", "-", "port - original")
-    if second is not None:
-        difference(second, "#009E73", ":", "second run - original")
     judged = comparison.judged_epochs()
     if judged:
-        limit = next(comparison.series()).limits(runs)[:judged]
+        limit = comparison.losses().limits(runs)[:judged, 0]
         bottom.semilogy(epochs(limit), limit, color="k", lw=0.8, label="limit")
     for axes in (top, middle, bottom):
         axes.axvspan(judged + 0.5, len(recorded["loss"]) + 0.5, color="0.96", zorder=-1)
@@ -316,10 +337,8 @@ def main(argv=None):
 def compare(path, recorded, second, options):
     """Print and draw one comparison; whether nothing is WRONG."""
     name = path.resolve().stem
-    show = Progress(f"{name}: {limits.NOISY_RUNS} noisy runs of the port, for the limits")
-    jobs = min(os.cpu_count() or 1, limits.NOISY_RUNS + 1)
-    show(0)
-    comparison = Comparison(recorded, options.engine, partial(limits.noisy_runs, jobs=jobs, report=show))
+    noisy_runs = partial(limits.noisy_runs, jobs=min(os.cpu_count() or 1, 8), report=partial(show, name))
+    comparison = Comparison(recorded, options.engine, noisy_runs)
     figure = Path(options.out) / f"side_by_side_{path.resolve().parent.name}_{name}_{options.engine}.png"
     draw(comparison, figure, second)
     print(f"{name}: {len(recorded['loss'])} epochs, engine {options.engine}")
@@ -330,18 +349,13 @@ def compare(path, recorded, second, options):
     return comparison.passed
 
 
-class Progress:
-    """A line on standard error that says how many runs are done: in place on a terminal, else one line at each end."""
-
-    def __init__(self, label):
-        self.label, self.terminal = label, sys.stderr.isatty()
-
-    def __call__(self, done):
-        last = done > limits.NOISY_RUNS
-        if self.terminal:
-            print(f"\r\033[K{'' if last else f'{self.label}, {done} done'}", end="", file=sys.stderr, flush=True)
-        elif done == 0:
-            print(self.label, file=sys.stderr, flush=True)
+def show(name, done, of):
+    """How many noisy runs are done, on standard error: in place on a terminal, else one line at the start."""
+    if sys.stderr.isatty():
+        line = f"{name}: {done} of {of} noisy runs of the port done, for the limits" if done < of else ""
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+    elif done == 0:
+        print(f"{name}: {of} noisy runs of the port, for the limits", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ The two factors and what they are made from: tests/side_by_side/README.md, "The 
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 
@@ -18,11 +19,12 @@ import gradient_flossing_example as port
 from extras.adjoints import FlossingAdjoint, TrainingAdjoint
 from extras.record import FLOSSED
 from gradient_flossing_example import first_loss_index, initial_orthonormal_system
-from tests.side_by_side.recordings import last_bit_changed, last_bits_changed, orthogonal_coupling, run_with_noise
+from tests.side_by_side.recordings import Start, last_bit_changed, last_bits_changed, orthogonal_coupling, run_with_noise
 
 DRAWS = 8
 STEP_FACTOR, FLOSSING_FACTOR = 10, 40
-NOISY_RUNS = 8
+NOISY_RUNS, DRAWN_EPOCHS = (8, 32), 3600  # the fewest and the most; between them, so many epochs altogether
+SHORT = 50  # epochs of a run in which no other process is worth its start
 RUN_FACTOR = 10
 
 LARGEST_SHIFT = 5  # epochs
@@ -172,14 +174,22 @@ def orthogonal_J(arguments):
 # ------------------------------------------------------------------ whole runs
 
 
-def noisy_runs(arguments, flossing_noise, jobs=1, report=lambda done: None):
-    """List of NOISY_RUNS runs of the port with noise and one in Float64, `jobs` at a time; report(done) after each."""
-    calls = [(arguments, seed, flossing_noise) for seed in (None, *range(NOISY_RUNS))]
+def noisy_runs(arguments, flossing_noise, start=Start({}), draws=None, first_seed=0, jobs=1, report=lambda done, of: None):
+    """List of runs of the port, one in Float64 and `draws` with noise; `jobs` at a time; report(done, of) after each.
+
+    draws None: as many as their length allows, since a few do not show how heavy the tail of Float32's errors is.
+    """
+    epochs = start.epochs or arguments.E
+    draws = draws or int(np.clip(DRAWN_EPOCHS // max(epochs, 1), *NOISY_RUNS))
+    seeds = [None, *range(first_seed, first_seed + draws)]
+    calls = [(arguments, seed, flossing_noise, start) for seed in seeds]
     runs = []
-    with ProcessPoolExecutor(jobs, get_context("spawn"), one_thread) if jobs > 1 else Here() as pool:
-        for run in pool.map(run_with_noise, *zip(*calls)):
+    report(0, len(calls))
+    many = jobs > 1 and epochs > SHORT
+    with ProcessPoolExecutor(jobs, get_context("spawn"), one_thread) if many else nullcontext() as pool:
+        for run in (pool.map if pool else map)(run_with_noise, *zip(*calls)):
             runs.append(run)
-            report(len(runs))
+            report(len(runs), len(calls))
     return runs
 
 
@@ -190,53 +200,53 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-class Here:
-    """A pool of no process but this one."""
-
-    map = staticmethod(map)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-
 @dataclass(frozen=True)
 class Series:
-    """A quantity of every step of a run: of(run) -> (steps,); resolution: what rounding at one step leaves open."""
+    """A quantity of every step of a run: of(run) -> (steps,) or (steps, n), n of them, each judged on its own.
+
+    resolution: what rounding at one step leaves open.
+    """
 
     name: str
     unit: str
     of: Callable[[dict], np.ndarray]
-    resolution: float = 0.0
+    resolution: float
+
+    def values(self, run):
+        values = np.asarray(self.of(run), np.float64)
+        return values[:, None] if values.ndim == 1 else values
 
     def limits(self, runs):
-        """RUN_FACTOR times how far the runs, cut to the shortest, were apart at most up to each step: (steps,)."""
-        shortest = min(len(self.of(run)) for run in runs)
-        values = np.array([self.of(run)[:shortest] for run in runs])
+        """RUN_FACTOR times how far the runs, cut to the shortest, were apart at most up to each step: (steps, n)."""
+        values = [self.values(run) for run in runs]
+        shortest = min(len(x) for x in values)
+        values = np.array([x[:shortest] for x in values])
         apart = values.max(axis=0) - values.min(axis=0)
         return RUN_FACTOR * np.maximum.accumulate(np.maximum(apart, self.resolution))
 
-    def judged_steps(self, port, runs):
-        """How many are judged: while the limit, which only grows, is below a third of the range of the series here."""
-        values = self.of(port)
-        return min(len(values), int(np.count_nonzero(self.limits(runs) < np.ptp(values) / 3))) if len(values) else 0
+    def judged(self, port, runs):
+        """(steps, n): where the limit, which only grows, is 0 or below a third of the range of the series here."""
+        values, limits = self.values(port), self.limits(runs)
+        return ((limits == 0) | (limits < np.ptp(values, axis=0) / 3))[: len(values)] if len(values) else limits < 0
 
 
 def along(rung, series, port, recorded, runs):
-    """The port's run against the recorded one, at every step that is judged; shown is the step nearest to its limit."""
-    ours, theirs = series.of(port), series.of(recorded)
+    """The port's run against the recorded one, wherever it is judged; shown is what is nearest to its limit."""
+    ours, theirs = series.values(port), series.values(recorded)
     if len(ours) > len(theirs):
         return Line(rung, series.name, np.inf, 0, WRONG, f"{len(theirs)} {series.unit} recorded, here {len(ours)}")
-    judged = series.judged_steps(port, runs)
-    if judged == 0:
-        return not_judged(rung, series.name, f"noisy runs part in the first of {len(theirs)} {series.unit}")
-    limits = series.limits(runs)[:judged]
-    difference = np.nan_to_num(np.abs(ours[:judged] - theirs[:judged]), nan=np.inf)
-    worst = int(np.argmax(difference / np.maximum(limits, np.finfo(float).tiny)))
+    judged = series.judged(port, runs)
+    if not judged.any():
+        note = f"the limit is above a third of its range in the first of {len(theirs)} {series.unit}"
+        return not_judged(rung, series.name, note)
+    steps = len(judged)
+    limits = series.limits(runs)[:steps]
+    difference = np.nan_to_num(np.abs(ours[:steps] - theirs[:steps]), nan=np.inf)
+    share = difference / np.maximum(limits, np.finfo(float).eps)  # a limit may be 0
+    worst = np.unravel_index(np.argmax(np.where(judged, share, 0)), judged.shape)
     verdict = OK if difference[worst] <= limits[worst] else WRONG
-    note = f"{series.unit} 1 to {judged} of {len(theirs)}, nearest to the limit at {worst + 1}"
+    note = f"{series.unit} 1 to {judged.any(axis=1).sum()} of {len(theirs)}, nearest to the limit at {worst[0] + 1}"
+    note += f", number {worst[1] + 1}" if judged.shape[1] > 1 else ""
     return Line(rung, series.name, difference[worst], limits[worst], verdict, note)
 
 
@@ -279,14 +289,15 @@ def shifted_correlations(x, y):
 
 
 def at_the_end(rung, name, port, recorded, runs):
-    """A parameter after the last epoch: judged if RUN_FACTOR times the spread is below how far it has moved."""
+    """A parameter after the last epoch; limit: RUN_FACTOR times what noisy runs end apart (rms over their pairs)."""
     ours, theirs = port[f"final_{name}"], recorded[f"final_{name}"]
     values = [np.float64(run[f"final_{name}"]) for run in runs]
-    apart = max(norm(x - y) for i, x in enumerate(values) for y in values[:i])
-    moved = norm(np.float64(ours) - port[f"init_{name}"])
-    if not 0 < RUN_FACTOR * apart < moved:
-        return not_judged(rung, f"final {name}", "the runs have parted")
-    return within(rung, f"final {name}", ours, theirs, moved, RUN_FACTOR * apart / moved)
+    apart = [norm(x - y) for i, x in enumerate(values) for y in values[:i]]
+    scale = norm(ours) or 1.0
+    limit = RUN_FACTOR * max(np.sqrt(np.mean(np.square(apart))) / scale, np.finfo(np.float32).eps)
+    if limit > 1:
+        return not_judged(rung, f"final {name}", "noisy runs end apart by a tenth of it or more")
+    return within(rung, f"final {name}", ours, theirs, scale, limit)
 
 
 def norm(x):

@@ -7,6 +7,8 @@ tests/side_by_side/README.md; "julia_arguments" is text.
 import re
 import sys
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ if str(ROOT) not in sys.path:
 
 import gradient_flossing_example as port
 from extras.check_parameters import Parameters
-from extras.record import TRAINED, NonFiniteError
+from extras.lyapunov import Diagnostics
+from extras.record import FLOSSED, TRAINED, NonFiniteError
 from julia_packages.random import MersenneTwister
 
 REFERENCE = ROOT / "tests" / "reference"
@@ -69,30 +72,71 @@ def patched(**functions):
         vars(port).update(own)
 
 
-def run_port(arguments, engine="adjoint"):
-    """A run of the port with its own engines, and the first batch of each kind that it trained and flossed with."""
-    batches = {}
+@dataclass(eq=False)
+class Start:
+    """Where a run begins: initial, dict of arrays in place of drawn ones; epochs: how many of the E it does, None: all."""
 
-    def watched(engines, names):
+    initial: dict
+    epochs: int | None = None
+
+
+def run_port(arguments, engine="adjoint", start=Start({})):
+    """A run of the port under the recordings' names, with the first batch of each kind that it trained and flossed with.
+
+    If a number becomes infinite or NaN: what it did before.
+    """
+    run = {}
+
+    def watched(engines, *names, epochs=None):
         def make(*settings):
-            gradient = engines(*settings)
+            gradient, steps = engines(*settings), count(1)
 
             def call(*batch_and_parameters):
                 for name, batch in zip(names, batch_and_parameters):
-                    batches.setdefault(name, np.array(batch))
-                return gradient(*batch_and_parameters)
+                    run.setdefault(name, np.array(batch))
+                loss, accuracy_or_spectrum, gs = gradient(*batch_and_parameters)
+                # E, which is part of the seeds, stays: a loss that is not finite ends the run
+                over = epochs is not None and next(steps) > epochs
+                return np.nan if over else loss, accuracy_or_spectrum, gs
 
             return call
 
         return make
 
-    training = watched(port.training_engine, ("train1_s", "train1_r"))
-    flossing = watched(port.flossing_engine, ("floss1_s",))
-    with patched(training_engine=training, flossing_engine=flossing):
-        return run(arguments, engine) | batches
+    training = watched(port.training_engine, "train1_s", "train1_r", epochs=start.epochs)
+    options = {"progress": False, "initial": start.initial, "diagnostics": Diagnostics(singular_values=True)}
+    try:
+        with patched(training_engine=training, flossing_engine=watched(port.flossing_engine, "floss1_s")):
+            record = port.train_rnn_flossing(*arguments, engine=engine, **options)
+    except NonFiniteError as error:
+        record = error.record
+    run |= {"loss": record.loss, "accuracy": record.accuracy}
+    run["gradnorm"] = np.array([record.gradient_norm[name] for name in TRAINED])
+    for name in ("J", "xInit"):
+        run[f"svd{name}"] = record.diagnostics.get(f"singular_values_step_{name}", np.zeros((0, 0))).T
+    run["floss_loss"], run["floss_spectrum"] = record.flossing_loss, record.lyapunov_spectrum.T
+    run["floss_gradnorm"] = np.array([record.flossing_gradient_norm[name] for name in FLOSSED])
+    for name in TRAINED:
+        run[f"init_{name}"], run[f"final_{name}"] = record.initial[name], record.final[name]
+    return run
 
 
-def run_with_noise(arguments, seed, flossing_noise=1.0):
+def after_preflossing(recording):
+    """The part of a recording from its first training step up to the next flossing, if it begins with flossing.
+
+    (arguments, Start) of the run of the port that begins there, at the recorded parameters, and the recording cut to it.
+    """
+    a = read_arguments(recording)
+    blocks_follow = a.Ni > 0 and a.Ei > 0 and a.nLE > 0
+    epochs = min(a.E, max(a.Ef, 2) - 1) if blocks_follow else a.E
+    cut = {name: recording[name][..., :epochs] for name in ("loss", "accuracy", "gradnorm", "svdJ", "svdxInit")}
+    if epochs == a.E:
+        cut |= {f"final_{name}": recording[f"final_{name}"] for name in TRAINED}
+    start = Start({name: recording[f"train1_param_{name}"] for name in TRAINED}, epochs)
+    return a._replace(Ep=0, Ni=0), start, cut
+
+
+def run_with_noise(arguments, seed, flossing_noise=1.0, start=Start({})):
     """A run of the port with the noise that Float32 makes at every step, of training and of flossing.
 
     Before each gradient every entry of the parameters moves by one unit in the last place, up or down at random, for
@@ -130,10 +174,11 @@ def run_with_noise(arguments, seed, flossing_noise=1.0):
 
     if rng is None:
         with patched(flossing_engine=flossing_engine):
-            return run(arguments, "adjoint")
-    initial = {"J": orthogonal_coupling(arguments, lambda A: last_bit_changed(A, rng))} if arguments.IC == 3 else None
+            return run_port(arguments, start=start)
+    if "J" not in start.initial and arguments.IC == 3:
+        start = Start({"J": orthogonal_coupling(arguments, lambda A: last_bit_changed(A, rng))})
     with patched(training_engine=training_engine, flossing_engine=flossing_engine, relax_ic=relax_ic):
-        return run(arguments, "adjoint", initial)
+        return run_port(arguments, start=start)
 
 
 def orthogonal_coupling(arguments, change):
@@ -143,21 +188,6 @@ def orthogonal_coupling(arguments, change):
     A = np.float32(arguments.g) * rng.randn_float32(arguments.N, arguments.N) / np.float32(np.sqrt(arguments.N))
     Q = np.linalg.qr(change(A))[0]
     return Q.dtype.type(np.float32(arguments.g)) * Q
-
-
-def run(arguments, engine, initial=None):
-    """A run of the port as a dict under the recordings' names; what it did before a loss or gradient was not finite."""
-    try:
-        record = port.train_rnn_flossing(*arguments, engine=engine, progress=False, initial=initial)
-    except NonFiniteError as error:
-        record = error.record
-    names = {"loss": record.loss, "accuracy": record.accuracy}
-    names["gradnorm"] = np.array([record.gradient_norm[name] for name in TRAINED])
-    if len(record.flossing_loss):
-        names["floss_loss"], names["floss_spectrum"] = record.flossing_loss, record.lyapunov_spectrum.T
-    for name in TRAINED:
-        names[f"init_{name}"], names[f"final_{name}"] = record.initial[name], record.final[name]
-    return names
 
 
 def last_bit_changed(x, rng):
