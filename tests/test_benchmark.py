@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from example_code.experiments import benchmark
 from tests.conftest import ROOT
@@ -21,11 +22,20 @@ def test_both_engines_compute_the_same(kind):
         np.testing.assert_allclose(others[2][name], gradient, rtol=0, atol=1e-3 * np.abs(gradient).max())
 
 
-@pytest.mark.parametrize("network", ["RNN", "GRU", "LSTM"])
-def test_a_network_and_its_cell_as_a_callable_have_the_same_exponents(network):
-    ours, of_callable = (benchmark.step("own network", engine, **SIZES, network=network)() for engine in ("ours", "callable"))
-    assert ours.shape == (1, 5)
-    np.testing.assert_allclose(ours.detach(), of_callable.detach(), atol=1e-4)
+@pytest.mark.parametrize("engine, network", [("jvp", "RNN"), ("jvp", "GRU"), ("jvp", "LSTM"), ("plain", "RNN")])
+def test_networks_have_the_same_exponents_by_hand(network, engine):
+    ours, by_hand = (benchmark.network_step(network, e, "float64", H=6, k=4, T=9, B=2)() for e in ("ours", engine))
+    assert ours.shape == (2, 4)
+    np.testing.assert_allclose(by_hand.detach(), ours.detach(), rtol=0, atol=1e-11)
+    assert benchmark.network_step(network, engine, "float32", H=6, k=4, T=9, B=2)().dtype == torch.float32
+
+
+def test_the_table_of_networks_has_both_precisions(monkeypatch, capsys):
+    monkeypatch.setattr(benchmark, "measure", lambda functions, rounds: {c: [1e-3 * len(c[0]), 9] for c in functions})
+    benchmark.report_networks([(6, 4, 9, 2)], rounds=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("| network | H, k, T, B | ours float64 | jvp float64 | plain float64 | ours float32 |")
+    assert lines[4].endswith("| - | 4502 | 4502 | - |") and len(lines) == 6
 
 
 def test_functions_take_turns_and_the_first_round_is_dropped(monkeypatch):
@@ -56,7 +66,7 @@ def test_the_table_has_medians_distances_of_quartiles_and_ratios(monkeypatch, ca
     times = {(0, "ours"): 1e-3, (1, "ours"): 8e-3, (0, "torch"): 2e-3, (1, "torch"): 4e-3}
     spread = np.array([0.5, 0.9, 1, 1.2, 9])
     monkeypatch.setattr(benchmark, "measure", lambda functions, rounds: {key: times[key] * spread for key in functions})
-    benchmark.report("training", [{}, dict(N=160, B=2)], "torch", rounds=1)
+    benchmark.report("training", [{}, dict(N=160, B=2)], rounds=1)
     assert capsys.readouterr().out.splitlines()[3:] == [
         "| README | 1 (0.3) | 2 (0.6) | 2.00 |",
         "| N 160, B 2 | 8 (2) | 4 (1) | 0.50 |",
@@ -68,13 +78,13 @@ def test_main_prints_the_tables_of_all_kinds(monkeypatch, capsys):
     rounds = []
     monkeypatch.setattr(benchmark, "measure", lambda functions, n: rounds.append(n) or {key: np.ones(3) for key in functions})
     benchmark.main([])
-    rows = ["| training | ours (ms) | torch (ms) |", "| flossing | ours (ms)", "| N 640 |", "| network LSTM |"]
+    rows = ["| training | ours (ms) | torch (ms) |", "| flossing | ours (ms)", "| N 640 |", "| nn.LSTM | 256, 32, 200, 16 |"]
     printed = capsys.readouterr().out
     assert all(row in printed for row in rows)
     benchmark.main(["--quick"])
     printed = capsys.readouterr().out
     assert "| N 160 |" in printed and "| N 320 |" not in printed
-    assert rounds == [12, 12, 12, 2, 2, 2]
+    assert rounds == [12, 12, *12 * [3], 2, 2, *3 * [1]]
 
 
 @pytest.mark.long

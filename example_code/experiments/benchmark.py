@@ -1,12 +1,13 @@
 """How long a training step and a flossing step take, against torch's own differentiation.
 
-    python example_code/experiments/benchmark.py             # 14 sizes, some minutes
+    python example_code/experiments/benchmark.py             # all sizes, some 15 minutes
     python example_code/experiments/benchmark.py --quick     # few sizes, to see that it works
 
 "ours" and "torch" are the trainer's engines "adjoint" and "autograd", on the same numbers and with one thread. For
-networks of torch "ours" is extras/flossing.py, and "callable" the same given torch's cell as a function, whose Jacobians
-come by vmap(jvp). All sizes and engines take turns. Times are medians of processor time, which other processes do not
-lengthen; in brackets the distance of the quartiles. As on a processor without AVX512:
+networks of torch "ours" is extras/flossing.py, "jvp" is vmap(jvp) of torch's cell, and "plain" writes the tangents of an
+nn.RNN by hand, both with a QR factorisation in every step. All sizes and engines take turns. Times are medians of
+processor time, which other processes do not lengthen; in brackets the distance of the quartiles. As on a processor
+without AVX512:
 
     OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" ATEN_CPU_CAPABILITY=avx2
     MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
@@ -25,22 +26,19 @@ import numpy as np  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import markdown  # noqa: E402
 import gradient_flossing_example as example  # noqa: E402
-from gradient_flossing_example import discarded_steps  # noqa: E402
 
 README_SIZES = dict(N=80, T=300, B=16, Tp=55, nLE=75)  # of the README call
 SIZES = {  # what differs from them
     "training": [{}, dict(N=160), dict(N=320), dict(N=640), dict(T=1200), dict(B=128)],
     "flossing": [{}, dict(nLE=16), dict(N=160), dict(N=320, nLE=320), dict(Tp=440)],
-    "own network": [dict(network="RNN"), dict(network="GRU"), dict(network="LSTM")],
 }
+NETWORK_SIZES = [(80, 75, 55, 1), (80, 75, 55, 16), (256, 32, 200, 1), (256, 32, 200, 16)]  # H, k, T, B
 FIRST_SCORED = example.first_loss_index(delay=10, task=-1)
 SEED = 1
 
 
-def step(kind, engine, N, T, B, Tp, nLE, network=None):
+def step(kind, engine, N, T, B, Tp, nLE):
     """Function without arguments that takes one gradient of random float32 arrays."""
-    if kind == "own network":
-        return network_step(network, engine, Tp, nLE)
     rng = np.random.default_rng(SEED)
     call = example.README_CALL._replace(N=N, T=T, B=B, nLE=nLE, E=0)
     ps = example.train_rnn_flossing(*call, progress=False).initial
@@ -55,23 +53,42 @@ def step(kind, engine, N, T, B, Tp, nLE, network=None):
     return lambda: gradient(s, flossed, ps["xInit"])
 
 
-def network_step(network, engine, Tp, nLE):
-    """The same for a network of example_code/floss_your_own_network.py, of one trial of random bits."""
+def network_step(network, engine, dtype, H, k, T, B):
+    """Function without arguments: the gradient of the squared exponents of B trials of random bits."""
     import torch
 
-    from example_code.floss_your_own_network import H, make_network
-    from extras.flossing import lyapunov_exponents
+    from extras.flossing import _orthonormal_system, lyapunov_exponents
 
+    dtype = getattr(torch, dtype)
     torch.manual_seed(SEED)
-    bits, given, state = torch.randint(2, (Tp, 1, 1)).float(), make_network(network), None
-    if engine == "callable":
-        cell = getattr(torch.nn, f"{network}Cell")(1, H)
-        cell.load_state_dict({name.removesuffix("_l0"): p for name, p in given.named_parameters()})
-        state = torch.zeros(1, 2 * H if network == "LSTM" else H)
-        given = (lambda x, hc: torch.cat(cell(x, hc.split(H, 1)), 1)) if network == "LSTM" else (lambda x, h: cell(x, h))
+    bits, layer = torch.randint(2, (T, B, 1)).to(dtype), getattr(torch.nn, network)(1, H, dtype=dtype)
+    cell = getattr(torch.nn, f"{network}Cell")(1, H, dtype=dtype)
+    cell.load_state_dict({name.removesuffix("_l0"): p for name, p in layer.named_parameters()})
+    n = 2 * H if network == "LSTM" else H
+    split = lambda state: state.split(H, 1) if network == "LSTM" else state  # noqa: E731
+
+    def jvp(x, state, V):
+        """Forward differentiation of torch's cell."""
+        step = lambda s: torch.cat(cell(x, split(s)), 1) if network == "LSTM" else cell(x, s)  # noqa: E731
+        return torch.func.vmap(lambda v: torch.func.jvp(step, (state,), (v,)), 1, (None, 1))(V)
+
+    def plain(x, h, V):
+        """The tangents of an nn.RNN in one line."""
+        h = torch.tanh(x @ cell.weight_ih.T + cell.bias_ih + h @ cell.weight_hh.T + cell.bias_hh)
+        return h, (V @ cell.weight_hh.T) * (1 - h * h)[:, None]
+
+    def by_hand(step):
+        V = _orthonormal_system(n, k, seed=0).to(dtype).T.expand(B, k, n)
+        state, log_R = torch.zeros(B, n, dtype=dtype), 0
+        for x in bits:
+            state, V = step(x, state, V)
+            Q, R = torch.linalg.qr(V.mT)
+            V, log_R = Q.mT, log_R + R.diagonal(dim1=-2, dim2=-1).abs().log()
+        return log_R / T
 
     def gradient():
-        exponents = lyapunov_exponents(given, bits, nLE, state=state, discard=discarded_steps(Tp))
+        by_file = engine == "ours"
+        exponents = lyapunov_exponents(layer, bits, k, dtype=dtype) if by_file else by_hand(jvp if engine == "jvp" else plain)
         exponents.square().mean().backward()
         return exponents
 
@@ -90,16 +107,28 @@ def measure(functions, rounds):
     return {key: np.array(seconds[1:]) for key, seconds in times.items()}  # without the first, which prepares
 
 
-def report(kind, sizes, other, rounds):
-    """Print a table of our times and those of the other engine: medians, distances of the quartiles, ratios."""
-    steps = {(i, e): step(kind, e, **README_SIZES | size) for i, size in enumerate(sizes) for e in ("ours", other)}
+def report(kind, sizes, rounds):
+    """Print a table of our times and torch's: medians, distances of the quartiles, ratios."""
+    steps = {(i, e): step(kind, e, **README_SIZES | size) for i, size in enumerate(sizes) for e in ("ours", "torch")}
     ms = {key: 1e3 * np.quantile(times, [0.5, 0.25, 0.75]) for key, times in measure(steps, rounds).items()}
     rows = []
     for i, size in enumerate(sizes):
-        cells = [f"{ms[i, e][0]:.4g} ({ms[i, e][2] - ms[i, e][1]:.1g})" for e in ("ours", other)]
+        cells = [f"{ms[i, e][0]:.4g} ({ms[i, e][2] - ms[i, e][1]:.1g})" for e in ("ours", "torch")]
         name = ", ".join(f"{key} {value}" for key, value in size.items()) or "README"
-        rows.append([name, *cells, f"{ms[i, other][0] / ms[i, 'ours'][0]:.2f}"])
-    print("\n".join(["", *markdown([kind, "ours (ms)", f"{other} (ms)", f"{other} / ours"], rows)]), flush=True)
+        rows.append([name, *cells, f"{ms[i, 'torch'][0] / ms[i, 'ours'][0]:.2f}"])
+    print("\n".join(["", *markdown([kind, "ours (ms)", "torch (ms)", "torch / ours"], rows)]), flush=True)
+
+
+def report_networks(sizes, rounds):
+    """Print a table for networks of torch: medians in milliseconds, Float64 and Float32; plain lines for nn.RNN only."""
+    columns = [(engine, dtype) for dtype in ("float64", "float32") for engine in ("ours", "jvp", "plain")]
+    rows = []
+    for network in ("RNN", "GRU", "LSTM"):
+        for H, k, T, B in sizes:
+            steps = {c: network_step(network, *c, H, k, T, B) for c in columns if network == "RNN" or "plain" not in c}
+            ms = {c: f"{1e3 * np.median(times):.4g}" for c, times in measure(steps, rounds).items()}
+            rows.append([f"nn.{network}", f"{H}, {k}, {T}, {B}", *(ms.get(c, "-") for c in columns)])
+    print("\n".join(["", *markdown(["network", "H, k, T, B", *map(" ".join, columns)], rows)]), flush=True)
 
 
 def main(argv=None):
@@ -108,8 +137,8 @@ def main(argv=None):
     quick = parser.parse_args(argv).quick
     print(f"{platform.platform()}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}")
     for kind, sizes in SIZES.items():
-        other = "callable" if kind == "own network" else "torch"
-        report(kind, sizes[: 2 if quick else None], other, 2 if quick else 12)
+        report(kind, sizes[: 2 if quick else None], 2 if quick else 12)
+    report_networks(NETWORK_SIZES[: 1 if quick else None], 1 if quick else 3)
 
 
 if __name__ == "__main__":
