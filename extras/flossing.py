@@ -1,10 +1,11 @@
 """Lyapunov exponents and gradient flossing for any recurrent network in torch. One file, torch and NumPy only: copy it.
 
-    from flossing import floss, lyapunov_exponents
+    from flossing import floss, lyapunov_exponents, open_gates
 
-    network = torch.nn.RNN(1, 80)
-    floss(network, lambda: torch.randint(2, (55, 1, 1)).float(), k=75, steps=500, discard=16)  # changes its parameters
-    lyapunov_exponents(network, inputs, k=10)                                                  # (B, 10), 1/step
+    network = torch.nn.RNN(1, 80)  # with an nn.GRU or nn.LSTM, open_gates(network) first
+    inputs = lambda: torch.randint(2, (55, 1, 1)).float()
+    floss(network, inputs, k=75, steps=400, discard=16, spread=0.5)  # changes its parameters
+    lyapunov_exponents(network, inputs(), k=10)  # (1, 10), 1/step
 
 Gradient flossing (R. Engelken, "Gradient Flossing: Improving Gradient Descent through Dynamic Control of Jacobians",
 NeurIPS 2023, arXiv 2312.17306) drives the Lyapunov exponents of a network towards zero by gradient descent, so that
