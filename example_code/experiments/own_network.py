@@ -168,7 +168,7 @@ OPTIONS = {
     "--steps": dict(type=int, default=500, help="of flossing"),
 }
 make_rows = lambda records: [row for record in records.values() for row in record.rows]  # noqa: E731
-QUICK = dict(seeds=[1], starts=["example"], epochs=120, steps=200)
+QUICK = dict(seeds=[1], starts=["example"], epochs=100, steps=100)
 EXPERIMENT = Experiment("own_network", __doc__, OPTIONS, QUICK, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":
