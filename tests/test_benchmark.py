@@ -92,4 +92,4 @@ def test_a_quick_benchmark_for_real():
     command = [sys.executable, ROOT / "example_code" / "experiments" / "benchmark.py", "--quick"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "| nLE 16 |" in done.stdout and "| network GRU |" in done.stdout
+    assert "| nLE 16 |" in done.stdout and "| nn.GRU | 80, 75, 55, 1 |" in done.stdout
