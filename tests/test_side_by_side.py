@@ -238,6 +238,14 @@ def test_what_is_recorded_at_every_step_is_judged_beyond_the_first(case, name):
     assert line in names
 
 
+def test_another_number_of_flossing_steps_is_wrong():
+    wrong, comparison = recording("copy_small"), compared("copy_small")
+    for name in ("floss_loss", "floss_spectrum", "floss_gradnorm"):  # longer than the port's
+        wrong[name] = np.concatenate([wrong[name], wrong[name][..., -1:]], axis=-1)
+    lines = comparison.along_a_run("whole run", comparison.port, wrong, comparison.runs)
+    assert [line.name for line in lines if line.verdict == WRONG] == ["flossing steps"]
+
+
 @pytest.mark.parametrize("case", ["copy_small", "orthogonal_parity4", "w_T_just_above"])
 def test_one_wrong_answer_in_one_epoch_is_wrong_where_noisy_runs_agree(case):
     wrong, comparison = recording(case), restarted(case)[0]
@@ -283,8 +291,10 @@ def test_no_set_of_noise_seeds_makes_a_right_recording_wrong(case):
 def test_a_first_flossing_step_at_parameters_that_are_not_recorded_is_not_judged():
     """The recording was made by an older recorder, and flossing begins after training has."""
     recorded = recording("no_preflossing")
-    line = tool.Comparison(recorded, noisy_runs=None).line("first flossing step", "all of it")
+    comparison = tool.Comparison(recorded, noisy_runs=None)
+    line = comparison.line("first flossing step", "all of it")
     assert line.verdict == NOT_JUDGED and "not in the recording" in line.note
+    assert comparison.flossing_noise == 1  # of the port itself: how noisy the recording is, is not known
     # the parameters then: after one training step
     ps = {name: recorded[f"train1_param_{name}"].copy() for name in tool.TRAINED}
     a = read_arguments(recorded)

@@ -154,10 +154,9 @@ class Comparison:
         for series in self.series(*pair, runs):
             yield limits.along(rung, series, *pair, runs)
         yield limits.shift(rung, *pair, runs)
-        flosses = [flossing_steps(run) > 0 for run in pair]
-        if any(flosses) and not all(flosses):
-            yield Line(rung, "flossing", np.inf, 0, WRONG, "only one of the two flosses")
-        stopped = len(port["loss"])
+        stopped, steps = len(port["loss"]), [flossing_steps(run) for run in pair]
+        if stopped == len(recorded["loss"]) and steps[0] != steps[1]:
+            yield Line(rung, "flossing steps", np.inf, 0, WRONG, f"{steps[1]} recorded, here {steps[0]}")
         if stopped < len(recorded["loss"]):  # a loss, spectrum or gradient is not finite
             alone = all(len(run["loss"]) > stopped for run in runs) and np.isfinite(recorded["loss"][stopped])
             note = f"the port stopped after {stopped} epochs, as a number was not finite"
@@ -237,10 +236,8 @@ class Comparison:
         if any((line.rung, line.name, line.verdict) == ("whole run", "losses, shifted", OK) for line in self.lines):
             run += "; the losses jump from epoch to epoch as the recorded ones do"
         left = sum(line.verdict not in (OK, WRONG) for line in self.lines)
-        return (
-            f"Shown: {', '.join(rungs)} agree to the bit or to Float32's rounding; {run}"
-            f" ({len(judged)} quantities ok, {left} not judged)."
-        )
+        shown = f"Shown: {', '.join(rungs)} agree to the bit or to Float32's rounding; {run}"
+        return f"{shown} ({len(judged)} quantities ok, {left} not judged)."
 
 
 def flossing_steps(run):

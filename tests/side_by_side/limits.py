@@ -185,19 +185,11 @@ def noisy_runs(arguments, flossing_noise, start=Start({}), draws=None, first_see
     calls = [(arguments, seed, flossing_noise, start) for seed in seeds]
     runs = []
     report(0, len(calls))
-    many = jobs > 1 and epochs > SHORT
-    with ProcessPoolExecutor(jobs, get_context("spawn"), one_thread) if many else nullcontext() as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn")) if jobs > 1 and epochs > SHORT else nullcontext() as pool:
         for run in (pool.map if pool else map)(run_with_noise, *zip(*calls)):
             runs.append(run)
             report(len(runs), len(calls))
     return runs
-
-
-def one_thread():
-    """In a new process: torch would take all cores in each."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 @dataclass(frozen=True)
