@@ -28,7 +28,7 @@ class Checkpoint:
 
     options: dict, for JSON, of what makes two runs the same beside the parameters (dict of the 33). `saved` is None, or
     (metadata, arrays) of the record so far. `held` is a context: at its end others may use the file. CheckpointError if
-    the place or the file will not do.
+    the place or the file cannot be used.
     """
 
     def __init__(self, path, every, parameters, options):

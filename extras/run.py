@@ -1,4 +1,4 @@
-"""The seam between the trainer and all that hangs off a training run: what is printed, kept, saved and watched.
+"""The seam between the trainer and everything around a training run: what is printed, kept, saved and watched.
 
 Nothing here changes a number of the run or draws from a stream that it uses. The trainer makes one Run, loops over
 its epochs and flossing steps, and hands each step's loss and gradients to it. Rooms of their own: signals.py (Ctrl-C),
