@@ -55,7 +55,9 @@ def lyapunov_exponents(network, inputs, k=None, *, state=None, discard=0, qr_eve
     discard: first steps, in which the orthonormal system turns towards the directions of growth, not averaged.
     qr_every: steps per factorisation, fewer where digits would be lost; with 1, as many as lose none.
     seed: of the initial orthonormal system, the same for every trial; torch's own generator is not touched.
-    dtype: of the arithmetic, torch.float64 or torch.float32, to which a module is converted for this call only. A callable
+    dtype: of the arithmetic, torch.float64 or torch.float32, to which a module is converted for this call only. Of default
+        networks (80 and 256 units, 20 to 75 exponents) Float32 changed exponents by at most 1e-4, and gradients by less
+        than 1e-4 of their norm, but for one by 2 %: it will do for flossing on a device where Float64 is slow. A callable
         that is no module computes in the dtype of its state, whatever dtype says.
 
     The result has the dtype of the network and is on its device. Exponents come in the order of the QR: descending, up to
@@ -351,31 +353,34 @@ class _ClosedForm:
             for x_t in x:
                 new = self.cell.step(x_t, steps[-1] if len(parts) > 1 else steps[-1][0], *weights)
                 steps.append(new if len(parts) > 1 else (new,))
-            self.layers.append(self.coefficients(x, [torch.stack(part) for part in zip(*steps[:-1])], *weights))
+            old = [torch.stack(part) for part in zip(*steps[:-1])]
+            self.layers.append(self.coefficients(x, old, *weights, below=number > 0))
             self.states = [[*state, new] for state, new in zip(self.states, steps[1:])]
             x = torch.stack([new[0] for new in steps[1:]])
         self.states = [torch.cat([p for part in zip(*layers) for p in part], -1) for layers in self.states]
 
-    def coefficients(self, x, old, W_ih, W_hh, b_ih, b_hh):
-        """For tangents of one layer: sums over W_hh and over W_ih as pairs (vectors of each step, matrix), other vectors."""
+    def coefficients(self, x, old, W_ih, W_hh, b_ih, b_hh, below):
+        """For tangents of one layer: sums over W_hh and, if there is a layer below, over W_ih; then the other vectors.
+
+        Each sum is a pair (vectors of each step, matrix).
+        """
         x, h = (y.chunk(sum(self.cell.gates), -1) for y in (linear(x, W_ih, b_ih), linear(old[0], W_hh, b_hh)))
         *groups, vectors = self.cell.vectors(x, h, old)
         rows = [G * self.H for G in self.cell.gates]
         sums = [[(torch.stack(a, -2).unbind(0), W_g) for a, W_g in zip(group, W.split(rows))]
-                for group, W in zip(groups, (W_hh, W_ih))]  # fmt: skip
-        return *sums, [v[:, :, None].unbind(0) for v in vectors]
+                for group, W in zip(groups, (W_hh, W_ih) if below else (W_hh,))]  # fmt: skip
+        return sums, [v[:, :, None].unbind(0) for v in vectors]
 
     def advance(self, first, last, state, V):
         """States (B, n) after each of the steps, a list, and the tangents (B, k, n) after the last of them."""
         below, pieces = None, list(V.split(self.H, -1))
-        for number, (sums_h, sums_x, vectors) in enumerate(self.layers):
-            sums_h = [_gated_sum(a[first:last], W, V.shape[1]) for a, W in sums_h]
-            sums_x = [_gated_sum(a[first:last], W, V.shape[1]) for a, W in sums_x if number]
+        for number, (groups, vectors) in enumerate(self.layers):
+            from_h, *from_x = [[_gated_sum(a[first:last], W, V.shape[1]) for a, W in group] for group in groups]
             tangent, outputs = pieces[number :: self.L], []
             for t in range(last - first):
-                sums = [f(t, tangent[0]) for f in sums_h]
-                if number:
-                    sums = [s + f(t, below[t]) for s, f in zip(sums, sums_x)]
+                sums = [f(t, tangent[0]) for f in from_h]
+                for group in from_x:
+                    sums = [s + f(t, below[t]) for s, f in zip(sums, group)]
                 tangent = self.cell.tangents(sums, [v[first + t] for v in vectors], tangent)
                 outputs.append(tangent[0])
             below, pieces[number :: self.L] = outputs, tangent

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from extras.check_parameters import ENGINES, PARAMETERS
-from extras.files import load_arrays, save_arrays, write_atomically  # noqa: F401  the experiments look for it here
+from extras.files import load_arrays, save_arrays
 
 TRAINED = ("ws", "J", "wr", "b", "offset", "xInit")
 FLOSSED = ("ws", "J", "b")

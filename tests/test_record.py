@@ -9,7 +9,8 @@ import pytest
 
 import gradient_flossing_example as port
 from extras.lyapunov import Diagnostics
-from extras.record import FORMAT, NonFiniteError, TrainingRecord, load_record, save_arrays
+from extras.files import save_arrays
+from extras.record import FORMAT, NonFiniteError, TrainingRecord, load_record
 from gradient_flossing_example import train_rnn_flossing
 
 SMALL = dict(

@@ -14,7 +14,7 @@ import pytest
 
 from example_code.experiments import delay_sweep, sweep
 from extras.checkpoint import FORMAT
-from extras.record import load_arrays, save_arrays
+from extras.files import load_arrays, save_arrays
 from gradient_flossing_example import README_CALL, train_rnn_flossing
 from tests.conftest import ROOT
 

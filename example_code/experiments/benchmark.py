@@ -86,9 +86,14 @@ def network_step(network, engine, dtype, H, k, T, B):
             V, log_R = Q.mT, log_R + R.diagonal(dim1=-2, dim2=-1).abs().log()
         return log_R / T
 
+    take_exponents = {
+        "ours": lambda: lyapunov_exponents(layer, bits, k, dtype=dtype),
+        "jvp": lambda: by_hand(jvp),
+        "plain": lambda: by_hand(plain),
+    }[engine]
+
     def gradient():
-        by_file = engine == "ours"
-        exponents = lyapunov_exponents(layer, bits, k, dtype=dtype) if by_file else by_hand(jvp if engine == "jvp" else plain)
+        exponents = take_exponents()
         exponents.square().mean().backward()
         return exponents
 

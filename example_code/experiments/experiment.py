@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from example_code.experiments.sweep import Job, do_all  # noqa: F401  (scripts take Job from here)
-from extras.record import write_atomically
+from extras.files import write_atomically
 from gradient_flossing_example import README_CALL
 
 

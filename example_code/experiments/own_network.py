@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import Experiment, Job, markdown  # noqa: E402
 from example_code.floss_your_own_network import H, floss_before_training, make_network, training  # noqa: E402
 from extras.figures import COLOURS, new_figure  # noqa: E402
-from extras.record import LEARNED, WINDOW, load_arrays, save_arrays  # noqa: E402
+from extras.files import load_arrays, save_arrays  # noqa: E402
+from extras.record import LEARNED, WINDOW  # noqa: E402
 
 MODULE = "example_code.experiments.own_network"
 DELAYS = (10, 15, 20, 30, 40, 50, 60, 80)

@@ -20,8 +20,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from extras.checkpoint import FORMAT
+from extras.files import load_arrays
 from extras.progress import StatusLine
-from extras.record import load_arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_BLAS_THREAD = {f"{name}_THREADS": "1" for name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM")}
