@@ -13,7 +13,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from example_code.experiments import delay_sweep, experiment, number_of_exponents, own_network, sweep, targets_and_gradients
+from example_code.experiments import delay_sweep, experiment, number_of_exponents, sweep, targets_and_gradients
 from example_code.experiments import lyapunov_spectrum_and_condition_number as lyapunov
 from extras.check_parameters import flossing_steps
 from extras.record import TrainingRecord
@@ -425,105 +425,3 @@ def test_figure_of_targets_and_gradients():
     np.testing.assert_allclose(lines(accuracy)["no flossing"][9], [10, 50])
     np.testing.assert_allclose(lines(gradients)["target -0.5"][[0, 149]], [[1, -2], [150, -2]])
     np.testing.assert_allclose(lines(conditions)["target -0.5"], [[-100, 0], [1, 2], [101, 4], [151, 6]])
-
-
-# ------------------------------------------------------------------ own networks
-
-
-def test_the_committed_own_networks_are_those_of_the_script():
-    """Each condition's rows: delays one after the other, all learned but the last, with the epochs of its job."""
-    groups = {}
-    for r in table("own_network"):
-        key = (r["network"], r["start"], int(r["flossing_steps"]), int(r["k"]), int(r["seed"]))
-        groups.setdefault(key, []).append(r)
-    jobs = jobs_of(own_network)
-    assert groups.keys() == jobs.keys()
-    for key, rows in groups.items():
-        assert [int(r["delay"]) for r in rows] == list(own_network.DELAYS[: len(rows)])
-        assert all(r["epoch_learned"] == r["epochs"] for r in rows[:-1])
-        assert rows[-1]["epoch_learned"] == "" and int(rows[-1]["epochs"]) == jobs[key].arguments[-1]
-    assert {key[:4]: jobs[key].arguments[-1] for key in jobs if key[2] == 0 and key[4] == 1} == {
-        (kind, start, 0, 75): {"RNN": 1000, "GRU": 650, "LSTM": 1750}[kind]
-        for start, (_, kinds) in own_network.STARTS.items() for kind in kinds
-    }  # fmt: skip
-
-
-def test_networks_to_start_from():
-    H = own_network.H
-    torch.manual_seed(1)
-    starts = (("torch", "GRU"), ("paper", "RNN"), ("holding", "LSTM"))
-    default, paper, holding = (own_network.STARTS[start][0](kind) for start, kind in starts)
-    assert default.weight_hh_l0.abs().max() <= H**-0.5 and default.weight_ih_l0.abs().max() <= H**-0.5
-    assert paper.weight_hh_l0.std().item() == pytest.approx(H**-0.5, rel=0.05)
-    assert holding.bias_ih_l0.view(4, H)[:, 0].tolist() == [3, 1, pytest.approx(holding.bias_ih_l0[2 * H].item()), 3]
-
-
-@pytest.fixture
-def taught(monkeypatch):
-    """Training that learns delays below 20 in 12 epochs, and changes the network; flossing that sets a weight to 7."""
-    seen = []
-
-    def training(network, delay, seed):
-        seen.append((delay, seed, network.weight_hh_l0[0, 0].item()))
-        with torch.no_grad():
-            network.weight_hh_l0[0, 0] = 5
-        yield from ((0.0, accuracy) for accuracy in [0.1] * 2 + [1.0] * 20 if delay < 20)
-        yield from ((0.0, accuracy) for accuracy in [0.5] * 10 + [0.7] * 10 + [0.6] * 1000)
-
-    def floss(network, steps, k, progress):
-        with torch.no_grad():
-            network.weight_hh_l0[0, 0] = 7
-        return SimpleNamespace(loss=np.repeat([9.0, 0.0123], [steps - 20, 20]))
-
-    monkeypatch.setattr(own_network, "training", training)
-    monkeypatch.setattr(own_network, "floss_before_training", floss)
-    return seen
-
-
-def test_copies_of_the_flossed_network_are_trained_until_a_delay_is_not_learned(taught, tmp_path, monkeypatch):
-    clock = iter([5, 15, 100, 101, 200, 202, 300, 303.14])
-    monkeypatch.setattr(own_network, "time", SimpleNamespace(process_time=lambda: next(clock)))
-    sweep.do(job := jobs_of(own_network)["GRU", "holding", 500, 75, 3], tmp_path)
-    assert taught == [(10, 3, 7), (15, 3, 7), (20, 3, 7)]
-    rows = own_network.make_rows({1: job.record(tmp_path)})
-    names = list(table("own_network")[0])
-    same = {"network": "GRU", "start": "holding", "seed": 3, "flossing_steps": 500, "k": 75}
-    same |= {"flossing_loss": "0.012", "flossing_seconds": 10}
-    assert [list(row) for row in rows] == [names] * 3 and all(same.items() <= row.items() for row in rows)
-    names = ("delay", "epochs", "epoch_learned", "best_accuracy", "training_seconds")
-    assert [tuple(row[name] for name in names) for row in rows] == [
-        (10, 12, 12, "1.000", 1), (15, 12, 12, "1.000", 2), (20, 400, None, "0.700", 3.1),
-    ]  # fmt: skip
-
-
-def test_without_flossing_the_network_is_as_drawn_with_the_seed(taught):
-    torch.manual_seed(2)
-    first = own_network.make_network("RNN").weight_hh_l0[0, 0].item()
-    rows = own_network.floss_and_train("RNN", "example", 0, 75, 2, 30).rows
-    assert taught[0] == (10, 2, first) and len(rows) == 3
-    assert {(row["flossing_loss"], row["flossing_seconds"]) for row in rows} == {(None, 0)} and rows[2]["epochs"] == 30
-
-
-def trained(kind, delay, seed, steps, learned, loss=None, k=75):
-    return {
-        "network": kind, "start": "example", "delay": delay, "seed": seed, "flossing_steps": steps, "k": k,
-        "flossing_loss": loss, "epochs": learned or 400, "epoch_learned": learned,
-    }  # fmt: skip
-
-
-def test_summary_and_figure_of_own_networks():
-    rows = [
-        trained("RNN", 10, 1, 500, 80, "0.02"), trained("RNN", 15, 1, 500, 120, "0.02"),
-        trained("RNN", 20, 1, 500, None, "0.02"), trained("RNN", 10, 2, 500, None, "0.001"),
-        trained("RNN", 10, 1, 0, None), trained("LSTM", 10, 1, 500, None, "2", k=150),
-    ]  # fmt: skip
-    assert own_network.summary(rows)[2:] == [
-        "| nn.RNN | example | 500 steps, k = 75 | 0.001 to 0.02 | 80 | 15, none |",
-        "| nn.RNN | example | none | - | - | none |",
-        "| nn.LSTM | example | 500 steps, k = 150 | 2 to 2 | - | none |",
-    ]
-    axes = own_network.draw({}, rows).axes
-    assert [line.get_xydata().tolist() for line in axes[0].lines] == [
-        [[-0.12, 80], [0.88, 120]], [[1.88, 400], [-0.12, 400]], [], [[0.12, 400]],
-    ]  # fmt: skip
-    assert not any(len(line.get_xydata()) for line in axes[2].lines)

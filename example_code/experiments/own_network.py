@@ -1,17 +1,15 @@
-"""Which delays do nn.RNN, nn.GRU and nn.LSTM learn, with flossing before training and without, at equal time?
+"""Where does flossing help nn.RNN, nn.GRU and nn.LSTM? Four tasks, beside what costs nothing, at equal time.
 
-    python example_code/experiments/own_network.py        # all cores of this machine
+    python example_code/experiments/own_network.py        # all cores of this machine; --tasks xor adding: only these
 
-Networks, task and training are those of example_code/floss_your_own_network.py. Flossing does not know the delay: a
-network is flossed once, and copies of it are trained at one delay after the other, until one is not learned. Training
-ends when the delay is learned, or after --epochs; without flossing it gets as many epochs more as flossing takes time.
-Writes a table, with a row for each training, and a figure to --out. Times against vmap(jvp): benchmark.py.
+A network is flossed once, if at all; copies of it are trained at one size of the task (delay, time steps) after the
+other, until one is not learned. The processor's time is the same for all, and that of flossing counts. Writes a table
+with a row for each training, and a figure, to --out. The digits are scikit-learn's (pip install scikit-learn).
 """
 
 import copy
 import sys
 import time
-from collections import deque
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -22,58 +20,30 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import Experiment, Job, markdown  # noqa: E402
-from example_code.floss_your_own_network import H, floss_before_training, make_network, training  # noqa: E402
+from example_code.experiments.tasks import CONDITIONS, KINDS, TASKS, start  # noqa: E402
 from extras.figures import COLOURS, new_figure  # noqa: E402
 from extras.files import load_arrays, save_arrays  # noqa: E402
-from extras.record import LEARNED, WINDOW  # noqa: E402
+from extras.flossing import floss, flossing_loss  # noqa: E402
+from extras.record import WINDOW  # noqa: E402
 
 MODULE = "example_code.experiments.own_network"
-DELAYS = (10, 15, 20, 30, 40, 50, 60, 80)
-# Epochs that take as long as one flossing step (75 exponents, 55 steps): columns flossing_seconds and training_seconds
-EPOCHS_PER_STEP = {"RNN": 1.2, "GRU": 0.5, "LSTM": 2.7}
-LAST_STEPS = 20  # of flossing, over which the loss is averaged: each has a batch of its own
-
-
-def as_in_the_paper(kind):
-    """Recurrent weights N(0, 1) / sqrt(H) too: torch's are 0.58 times as large."""
-    network = make_network(kind)
-    nn.init.normal_(network.weight_hh_l0, std=H**-0.5)
-    return network
-
-
-def gate_that_holds(kind):
-    """A bias of +1 of the GRU's update gate and of the LSTM's forget gate, as is usual."""
-    network = make_network(kind)
-    with torch.no_grad():
-        network.bias_ih_l0.view(-1, H)[1] = 1
-    return network
-
-
-KINDS = ("RNN", "GRU", "LSTM")
-STARTS = {  # name: function kind -> network, kinds
-    "example": (make_network, KINDS),
-    "torch": (lambda kind: getattr(nn, kind)(1, H), KINDS),
-    "paper": (as_in_the_paper, ("RNN",)),
-    "holding": (gate_that_holds, ("GRU", "LSTM")),
-}
+EVERY, NORM, FADED = 4, 0.3, 0.4  # beside training: epochs between, largest norm, and the score from which there is none
 
 
 def make_jobs(args):
-    """{(network, start, flossing steps, k, seed): Job}."""
+    """{(task, network, condition, seed): Job}."""
     jobs = {}
-    for start, seed in product(args.starts, args.seeds):
-        for kind in STARTS[start][1]:
-            for steps, k in [(args.steps, 75), (0, 75)] + [(args.steps, 150)] * ((start, kind) == ("example", "LSTM")):
-                epochs = args.epochs + int((args.steps - steps) * EPOCHS_PER_STEP[kind])
-                label = f"{kind}_{start}_steps{steps}_k{k}_seed{seed}"
-                arguments = (kind, start, steps, k, seed, epochs)
-                jobs[arguments[:-1]] = Job(label, arguments, f"{MODULE}:floss_and_train", f"{MODULE}:load")
+    for task, seed, kind, (name, condition) in product(args.tasks, args.seeds, args.networks, CONDITIONS.items()):
+        if kind in condition.kinds:
+            arguments = (task, kind, name, seed, args.seconds or TASKS[task].seconds)
+            label = "_".join(map(str, arguments[:-1])).replace(", ", "_").replace(" ", "_")
+            jobs[arguments[:-1]] = Job(label, arguments, f"{MODULE}:floss_and_train", f"{MODULE}:load")
     return jobs
 
 
 @dataclass
 class Trainings:
-    """What became of one network: rows of the table, one for each delay. It is done as a whole, never interrupted."""
+    """What became of one network: rows of the table, one for each size. It is done as a whole, never interrupted."""
 
     parameters: dict
     rows: list
@@ -87,89 +57,128 @@ def load(path):
     return Trainings(**load_arrays(path, MODULE)[0])
 
 
-def floss_and_train(kind, start, steps, k, seed, epochs, **_):
-    """The Trainings of one network: flossed once, copies of it trained at one delay after the other."""
-    parameters = dict(kind=kind, start=start, steps=steps, k=k, seed=seed, epochs=epochs)
+def floss_and_train(name, kind, condition, seed, seconds, **_):
+    """The Trainings of one network: flossed once, copies of it trained at one size after the other."""
+    parameters = dict(task=name, kind=kind, condition=condition, seed=seed, seconds=seconds)
+    task, how, rows = TASKS[name], CONDITIONS[condition], []
     torch.manual_seed(seed)
-    network = STARTS[start][0](kind)
-    started, loss, seconds, rows = time.process_time(), None, 0, []
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda: task.batch(task.sizes[0], generator)[0][: task.window, :1]  # noqa: E731
+    inputs = draw()
+    network = getattr(nn, kind)(inputs.shape[-1], task.H)
+    start(network, how.weights, how.gates, task.memory)
+    started, steps, loss = time.process_time(), int(how.before * task.steps), None
     if steps:
-        history = floss_before_training(network, steps, k, progress=False)
-        loss, seconds = f"{history.loss[-LAST_STEPS:].mean():.2g}", round(time.process_time() - started, 1)
-    for delay in DELAYS:
-        taken, learned, best, training_seconds = train(copy.deepcopy(network), delay, seed, epochs)
-        rows.append({
-            "network": kind, "start": start, "delay": delay, "seed": seed, "flossing_steps": steps, "k": k,
-            "flossing_loss": loss, "epochs": taken, "epoch_learned": learned, "best_accuracy": f"{best:.3f}",
-            "flossing_seconds": seconds, "training_seconds": training_seconds,
-        })  # fmt: skip
-        if learned is None:
+        history = floss(network, draw, task.k, steps=steps, discard=16, spread=how.spread, progress=False)
+        loss = float(f"{(history.exponents[-20:] ** 2).mean():.2g}")
+    flossing_seconds = time.process_time() - started
+    for size in task.sizes:
+        row = train(copy.deepcopy(network), task, how, size, seed, seconds - flossing_seconds)
+        what = {"task": name, "size": size, "network": kind, "condition": condition, "seed": seed}
+        flossing = {"flossing_steps": steps, "flossing_loss": loss, "flossing_seconds": round(flossing_seconds, 1)}
+        rows.append(what | flossing | row)
+        if row["epoch_learned"] is None:
             break
     return Trainings(parameters, rows)
 
 
-def train(network, delay, seed, epochs):
-    """Train until the delay is learned: (epochs taken, epoch learned or None, best mean accuracy, seconds)."""
-    started, window, best, learned = time.process_time(), deque(maxlen=WINDOW), 0, None
-    for epoch, (_, accuracy) in zip(range(1, epochs + 1), training(network, delay, seed)):
-        window.append(accuracy)
-        if len(window) == WINDOW:
-            best = max(best, float(np.mean(window)))
-        if best > LEARNED:
-            learned = epoch
-            break
-    return epoch, learned, best, round(time.process_time() - started, 1)
+def train(network, task, how, size, seed, seconds):
+    """Columns of a row: epochs, epoch_learned or None, training_seconds, and score: the best mean
+    over WINDOW epochs; for digits the accuracy on the test set at the end."""
+    torch.manual_seed(seed)
+    generator, started = torch.Generator().manual_seed(seed), time.process_time()
+    readout, best, learned, scores = nn.Linear(task.H, task.outputs), -np.inf, None, []
+    parameters = [*network.parameters(), *readout.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    while learned is None and time.process_time() - started < seconds:
+        inputs, target, scored = task.batch(size, generator)
+        loss, score = task.score(readout(network(inputs)[0][-scored:]), target)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        scores.append(score)
+        if how.beside and len(scores) % EVERY == 0:
+            add_flossing_gradient(network, inputs[: task.window, :1], task.k, how.spread, np.mean(scores[-20:]))
+        optimizer.step()
+        if len(scores) >= WINDOW:
+            best = max(best, float(np.mean(scores[-WINDOW:])))
+            learned = len(scores) if best > task.learned else None
+    taken = round(time.process_time() - started, 1)
+    if task is TASKS["digits"]:
+        inputs, target, scored = task.batch(size, None)
+        best = 0.1 + 0.9 * task.score(readout(network(inputs)[0][-scored:]), target)[1]
+    return {"epochs": len(scores), "epoch_learned": learned, "score": round(best, 3), "training_seconds": taken}
+
+
+def add_flossing_gradient(network, inputs, k, spread, score):
+    """Add the gradient of the flossing loss of one trial, scaled down to NORM at a score of 0, to nothing at FADED."""
+    weight = NORM * min(max(1 - score / FADED, 0), 1)
+    if weight:
+        parameters = list(network.parameters())
+        loss = flossing_loss(network, inputs, k, discard=16, spread=spread)
+        gradients = torch.autograd.grad(loss, parameters)
+        norm = torch.cat([g.flatten() for g in gradients]).norm()
+        for p, g in zip(parameters, gradients):
+            p.grad += g * (weight / max(norm, weight))
+
+
+def by(rows, *names):
+    """{values of these columns: rows}, in the order of the rows."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
 
 
 def summary(rows):
-    """Lines of a Markdown table: one for each network, kind of initial weights, with and without flossing."""
-    groups = {}
-    for row in rows:
-        groups.setdefault((row["network"], row["start"], row["flossing_steps"], row["k"]), []).append(row)
+    """Lines of a Markdown table a task: for each network and condition one number a seed."""
     lines = []
-    for (kind, start, steps, k), mine in groups.items():
-        losses = [float(row["flossing_loss"]) for row in mine if steps]
-        loss = f"{min(losses):g} to {max(losses):g}" if losses else "-"
-        epochs = [row["epoch_learned"] for row in mine if row["delay"] == DELAYS[0] and row["epoch_learned"]]
-        longest = dict.fromkeys((row["seed"] for row in mine), "none")
-        longest |= {row["seed"]: row["delay"] for row in mine if row["epoch_learned"]}  # ascending: the last one stays
-        lines.append([f"nn.{kind}", start, f"{steps} steps, k = {k}" if steps else "none", loss,
-                      ", ".join(map(str, epochs)) or "-", ", ".join(map(str, longest.values()))])  # fmt: skip
-    learned = "epochs to learn delay 10", "longest delay learned"
-    return markdown(["network", "initial weights", "flossing", "loss it reached", *learned], lines)
+    for (task,), mine in by(rows, "task").items():
+        what = "test accuracy" if task == "digits" else "epochs to learn {}; longest".format(TASKS[task].sizes[0])
+        table = [
+            [f"nn.{kind}", condition, result(task, list(by(group, "seed").values()))]
+            for (kind, condition), group in by(mine, "network", "condition").items()
+        ]
+        lines += [*markdown(["network", "condition", f"{task}: {what}"], table), ""]
+    return lines
+
+
+def result(task, seeds):
+    """What came of each seed, whose rows are one for each size, all learned but perhaps the last."""
+    if task == "digits":
+        return ", ".join(f"{rows[0]['score']:.3f}" for rows in seeds)
+    longest = [max((row["size"] for row in rows if row["epoch_learned"]), default="-") for rows in seeds]
+    return ", ".join(str(rows[0]["epoch_learned"] or "-") for rows in seeds) + "; " + ", ".join(map(str, longest))
 
 
 def draw(records, rows):
-    """Epochs until a delay is learned, each seed a point, with flossing and without; crosses: not learned."""
-    rows = [row for row in rows if row["start"] == "example" and row["k"] == 75]
-    delays = sorted({row["delay"] for row in rows})
-    what = lambda row: (row["network"], row["flossing_steps"] > 0, row["epoch_learned"] is not None)  # noqa: E731
-    with new_figure(3.6) as figure:
-        axes = figure.subplots(1, 3, sharey=True)
-        for ax, kind in zip(axes, KINDS):
-            for flossed, learned in product((True, False), repeat=2):
-                mine = [row for row in rows if what(row) == (kind, flossed, learned)]
-                x = [delays.index(row["delay"]) + (-0.12 if flossed else 0.12) for row in mine]
-                style = dict(marker="o" if learned else "x", color=COLOURS[0 if flossed else 1], fillstyle="none", ms=5)
-                label = ("flossed" if flossed else "not flossed") + ("" if learned else ", not learned by then")
-                ax.plot(x, [row["epochs"] for row in mine], linestyle="", label=label, **style)
-            ax.set(title=f"nn.{kind}", xlabel="delay (time steps)", yscale="log", xlim=(-0.5, max(1, len(delays)) - 0.5))
-            ax.set_xticks(range(len(delays)), delays)
-            ax.set_yticks((50, 100, 200, 500, 1000, 2000), (50, 100, 200, 500, 1000, 2000))
-            ax.minorticks_off()
-        axes[0].set_ylabel(f"training epochs to {100 * LEARNED:.0f} %")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    """For each network and condition the seconds until each size was learned (crosses: it was not), or the test accuracy."""
+    lines, tasks = list(by(rows, "network", "condition")), by(rows, "task")
+    with new_figure(1.2 + 0.2 * len(lines)) as figure:
+        axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+        for ax, ((task,), of_task) in zip(axes, tasks.items()):
+            for ((size,), mine), colour in zip(by(of_task, "size").items(), COLOURS):
+                for row in mine:
+                    x = row["score"] if task == "digits" else row["flossing_seconds"] + row["training_seconds"]
+                    marker = "o" if row["epoch_learned"] or task == "digits" else "x"
+                    ax.plot(x, lines.index((row["network"], row["condition"])), marker, color=colour, fillstyle="none", ms=4)
+                ax.plot([], [], "o", color=colour, label=size)
+            ax.set_title(task)
+            ax.set_xlabel("test accuracy" if task == "digits" else "seconds")
+            ax.legend(fontsize=7)
+        ax.set_yticks(range(len(lines)), [f"{kind}: {condition}" for kind, condition in lines], fontsize=7)
+        ax.invert_yaxis()
     return figure
 
 
 OPTIONS = {
-    "--seeds": dict(nargs="+", type=int, default=[1, 2, 3, 4, 5], help="one network of each kind"),
-    "--starts": dict(nargs="+", choices=STARTS, default=list(STARTS), metavar="START", help="initial weights"),
-    "--epochs": dict(type=int, default=400, help="of training after flossing"),
-    "--steps": dict(type=int, default=500, help="of flossing"),
+    "--tasks": dict(nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help="xor, adding, copy, digits"),
+    "--networks": dict(nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="RNN, GRU, LSTM"),
+    "--seeds": dict(nargs="+", type=int, default=[11, 12, 13, 14, 15], help="one network of each kind"),
+    "--seconds": dict(type=float, help="of the processor for a training and the flossing before it; default: the task's"),
 }
 make_rows = lambda records: [row for record in records.values() for row in record.rows]  # noqa: E731
-QUICK = dict(seeds=[1], starts=["example"], epochs=100, steps=100)
+QUICK = dict(tasks=["xor", "adding"], networks=["RNN"], seeds=[1], seconds=5.0)
 EXPERIMENT = Experiment("own_network", __doc__, OPTIONS, QUICK, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+"""The tasks and conditions of own_network.py. Delayed XOR, the adding problem, copy memory, and permuted digits.
+
+Each task has a function (size, generator) -> inputs (T, B, I), target (scored steps, B, ...) and the number of last steps that
+are scored; and one (outputs at these steps, target) -> loss and score, which is 0 at chance and 1 at the best.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, one_hot
+
+from example_code.floss_your_own_network import B, T, delayed_xor
+from extras.flossing import open_gates
+from extras.record import LEARNED
+
+# ------------------------------------------------------------------ tasks
+
+
+def xor(delay, generator):
+    bits, target = delayed_xor(B, T, delay, generator)
+    return bits, target, len(target)
+
+
+def score_bits(outputs, target):
+    return binary_cross_entropy_with_logits(outputs, target), 2 * share((outputs > 0) == target.bool()) - 1
+
+
+def adding(steps, generator, trials=32):
+    """Two channels, numbers and marks, of which each half has one; the target is the sum of the two marked numbers."""
+    inputs = torch.stack([torch.rand(steps, trials, generator=generator), torch.zeros(steps, trials)], -1)
+    for first in (0, steps // 2):
+        inputs[first + torch.randint(steps // 2, (trials,), generator=generator), torch.arange(trials), 1] = 1
+    return inputs, inputs.prod(-1).sum(0)[None, :, None], 1
+
+
+def score_sums(outputs, target):
+    loss = ((outputs - target) ** 2).mean()
+    return loss, 1 - 6 * loss.item()  # 1/6 is the variance of the sum of two uniform numbers
+
+
+def copying(steps, generator, trials=32):
+    """Ten of eight symbols, a pause, a mark, and ten steps in which they are asked for; only these are scored."""
+    symbols = torch.randint(8, (10, trials), generator=generator)
+    shown = torch.cat([symbols, torch.full((steps + 10, trials), 8)])
+    shown[steps + 9] = 9
+    return one_hot(shown, 10).float(), torch.cat([torch.full((steps + 10, trials), 8), symbols]), steps + 20
+
+
+def score_symbols(outputs, target):
+    right = outputs[-10:].argmax(-1) == target[-10:]
+    return cross_entropy(outputs.flatten(0, 1), target.flatten()), (8 * share(right) - 1) / 7
+
+
+def digits(_, generator, trials=32):
+    """Digits of 8 x 8 pixels, one pixel a step, in an order that was drawn once; without a generator those of the test."""
+    images, labels = all_digits()
+    chosen = slice(1400, None) if generator is None else torch.randint(1400, (trials,), generator=generator)
+    return images[chosen].T[..., None], labels[chosen][None], 1
+
+
+@cache
+def all_digits():
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    order, pixels = (np.random.default_rng(0).permutation(n) for n in images.shape)
+    return torch.tensor(images[order][:, pixels] / 16, dtype=torch.float32), torch.tensor(labels[order])
+
+
+def score_digits(outputs, target):
+    return cross_entropy(outputs[0], target[0]), (10 * share(outputs[0].argmax(-1) == target[0]) - 1) / 9
+
+
+def share(right):
+    return right.float().mean().item()
+
+
+@dataclass(frozen=True)
+class Task:
+    sizes: tuple  # delays or time steps, ascending
+    seconds: float  # of the processor, for a training and the flossing before it
+    batch: Callable  # size, generator -> inputs (T, B, I), target (scored, B, ...), number of last steps that are scored
+    score: Callable  # outputs at the scored steps, target -> loss, and a score that is 0 at chance and 1 at the best
+    learned: float = 2 * LEARNED - 1  # score, mean over WINDOW epochs
+    outputs: int = 1
+    H: int = 80
+    k: int = 75
+    steps: int = 400  # of flossing
+    window: int = 55  # time steps of the inputs that are used for it, of which 16 are discarded
+    memory: int = 80  # time steps for which gates of the condition "chrono" hold at most
+
+
+TASKS = {
+    "xor": Task((10, 15, 20, 30, 40), 25, xor, score_bits),
+    "adding": Task((100, 400), 30, adding, score_sums, steps=100, window=100, memory=100),
+    "copy": Task((100,), 30, copying, score_symbols, outputs=9, steps=100, window=120, memory=120),
+    "digits": Task((64,), 10, digits, score_digits, np.inf, 10, H=32, k=30, steps=200, window=64, memory=64),
+}
+
+
+# ------------------------------------------------------------------ conditions
+
+
+KINDS, GATED = ("RNN", "GRU", "LSTM"), ("GRU", "LSTM")
+SPREAD = 0.5
+
+
+@torch.no_grad()
+def start(network, weights, gates, length):
+    """Change what torch drew. gates: "open"; "forget", a bias of 1; "chrono", for memories of up to `length` steps."""
+    if weights == "orthogonal":
+        for block in network.weight_hh_l0.split(network.hidden_size):
+            nn.init.orthogonal_(block)
+    if gates == "open":
+        open_gates(network)
+    elif gates:  # Tallec & Ollivier, 2018: 1 to length steps are held
+        held = torch.zeros_like(network.bias_hh_l0).chunk(len(network.bias_hh_l0) // network.hidden_size)
+        held[1][:] = 1 if gates == "forget" else (1 + (length - 2) * torch.rand(network.hidden_size)).log()
+        held[0][:] = -held[1] if len(held) == 4 and gates == "chrono" else 0
+        network.bias_ih_l0 += torch.cat(held)
+
+
+@dataclass(frozen=True)
+class Condition:
+    weights: str = "drawn"
+    gates: str = ""
+    before: float = 0  # share of the task's flossing steps that are done before training
+    spread: float | None = None
+    beside: bool = False
+    kinds: tuple = KINDS
+
+
+CONDITIONS = {
+    "as drawn": Condition(),
+    "orthogonal": Condition("orthogonal"),
+    "open gates": Condition(gates="open", kinds=GATED),
+    "open gates, orthogonal": Condition("orthogonal", "open", kinds=GATED),
+    "forget bias 1": Condition(gates="forget", kinds=("LSTM",)),
+    "chrono": Condition(gates="chrono", kinds=GATED),
+    "flossed": Condition(before=1),
+    "flossed, spread": Condition(before=1, spread=SPREAD, kinds=("RNN",)),
+    "flossed, spread, beside training": Condition(before=0.5, spread=SPREAD, beside=True, kinds=("RNN",)),
+    "open gates, flossed, spread": Condition(gates="open", before=1, spread=SPREAD, kinds=GATED),
+    "open gates, flossed, spread, beside training": Condition("drawn", "open", 0.5, SPREAD, True, GATED),
+}
