@@ -6,11 +6,9 @@ import re
 import subprocess
 import sys
 from importlib import import_module
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from matplotlib.image import imread
 
 from example_code.experiments import delay_sweep, experiment, number_of_exponents, sweep, targets_and_gradients
