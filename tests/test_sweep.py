@@ -167,8 +167,8 @@ def test_the_time_left_is_that_of_the_jobs_so_far_and_the_line_goes_at_the_end(t
     sweep.do(done, tmp_path)
     clock, shown = iter([100, 6100, 12100, 18100]), []
     monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    show, erase = lambda parts: shown.append("  ".join(text for _, text in parts)), lambda: shown.append("erased")
-    monkeypatch.setattr(sweep, "StatusLine", lambda stream: SimpleNamespace(show=show, erase=erase))
+    line = SimpleNamespace(show=shown.append, erase=lambda: shown.append("erased"))
+    monkeypatch.setattr(sweep, "StatusLine", lambda stream: line)
     monkeypatch.setattr(sweep, "do_in_new_process", lambda job, out, end: "error")
     failed = sweep.do_all([done, *jobs_that_log(1, 2, 3)], tmp_path, 1)
     assert {job.label: error for job, error in failed.items()} == dict.fromkeys(["seed1", "seed2", "seed3"], "error")
