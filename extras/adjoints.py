@@ -54,7 +54,7 @@ import numpy as np
 from scipy.linalg.blas import dgemm, dgemv, dsymm, dtrmm, dtrsm
 from scipy.linalg.lapack import dgeqrf, dorgqr, dtrcon
 
-from extras.check_parameters import trainer
+from extras.check_parameters import shapes, trainer
 from julia_packages.base import sech_squared
 
 BLOCK_BYTES = 2**19  # of an array over a block of time steps: a few of them fit a core's cache
@@ -78,8 +78,7 @@ class TrainingAdjoint:
         self.x, self.slope = np.empty((2, length, B, N), dtype)  # of a block: states, then adjoints delta; 1 - h^2
         # views of the time slices, made once: making one takes a tenth of the time of a step
         self.h_steps, self.x_steps, self.slope_steps = list(self.h), list(self.x), list(self.slope)
-        shapes = dict(ws=(N, 1), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B))
-        self.gradients = {name: np.empty(shape, dtype) for name, shape in shapes.items()}
+        self.gradients = {name: np.empty(shape, dtype) for name, shape in shapes(dict(N=N, S=1, B=B)).items()}
 
     def __call__(self, s, rtarg, ps):
         """s (T, 1, B), rtarg (T, 1, B), ps: dict of ws J wr b offset xInit -> loss, accuracy, gradients (reused)."""

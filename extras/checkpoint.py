@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from extras.check_parameters import shapes
 from extras.files import load_arrays, locked, save_arrays
-from extras.record import Stopped, check_arrays, check_record, shapes, versions
+from extras.record import Stopped, check_arrays, check_record, versions
 from julia_packages.checks import check_integer, shown
 from julia_packages.flux import ADAM
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from extras.check_parameters import ENGINES, PARAMETERS
+from extras.check_parameters import ENGINES, PARAMETERS, shapes
 from extras.files import load_arrays, save_arrays
 
 TRAINED = ("ws", "J", "wr", "b", "offset", "xInit")
@@ -124,14 +124,8 @@ def load_record(path):
     return TrainingRecord.from_arrays(*load_arrays(path, FORMAT, check_record))
 
 
-def shapes(p):
-    """Dict name -> shape of the network's arrays. p: dict of the 33 parameters, here and below."""
-    N, S, B = p["N"], p["S"], p["B"]
-    return dict(ws=(N, S), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B))
-
-
 def described(p, epochs, steps):
-    """Dict name -> (dtype, shape) of the arrays of a record after so many epochs and flossing steps; no diagnostics."""
+    """Dict name -> (dtype, shape) of a record's arrays after so many epochs and flossing steps; p: dict of the 33."""
     of_epochs, of_steps = (np.float64, (epochs,)), (np.float64, (steps,))
     arrays = {"loss": of_epochs, "accuracy": of_epochs, "flossing_loss": of_steps}
     arrays |= {"flossing_epoch": (np.int64, (steps,)), "lyapunov_spectrum": (np.float32, (steps, p["nLE"]))}

@@ -15,7 +15,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from extras.check_parameters import check_engine, check_flag, check_initial, interflossing_blocks
+from extras.check_parameters import check_engine, check_flag, check_initial, interflossing_epochs
 from extras.checkpoint import Checkpoint
 from extras.lyapunov import check_diagnostics
 from extras.progress import Progress, say
@@ -51,7 +51,7 @@ class Run:
             self.take_over(*self.checkpoint.saved)
         self.ei = len(self.columns["loss"]) + 1
         self.flossed = self.columns["flossing_epoch"].count(self.ei)  # steps of the present block that are done
-        self.blocks = interflossing_blocks(p, self.ei - 1)
+        self.blocks = len(interflossing_epochs(p, self.ei - 1))
         self.progress = Progress(progress, p, len(self.columns["flossing_loss"]))
         self.print = self.progress.line
 
