@@ -12,7 +12,7 @@ import numpy as np
 
 from extras.check_parameters import shapes
 from extras.files import load_arrays, locked, save_arrays
-from extras.record import Stopped, check_arrays, check_record, versions
+from extras.record import Stopped, check_arrays, check_record, members, versions
 from julia_packages.checks import check_integer, shown
 from julia_packages.flux import ADAM
 
@@ -70,12 +70,12 @@ class Checkpoint:
     def save(self, record, ps, optimisers, last):
         """Write the file. If it cannot be written, warn and try again at the next save; the last one must succeed."""
         metadata, arrays = record.to_arrays()
-        arrays = {f"record/{name}": x for name, x in arrays.items()}
+        arrays = members("record", arrays)
         for outer, optimiser in optimisers.items():
             adam = adam_of(optimiser)
             for name, x in ps.items():
                 mt, vt, powers = adam.state.get(id(x)) or (np.zeros_like(x), np.zeros_like(x), adam.beta)  # as at first
-                arrays |= {f"{outer}/{name}/mt": mt, f"{outer}/{name}/vt": vt, f"{outer}/{name}/powers": np.array(powers)}
+                arrays |= members(f"{outer}/{name}", {"mt": mt, "vt": vt, "powers": powers})
         try:
             save_arrays(self.path, FORMAT, {"record": metadata, "options": self.options}, arrays)
         except OSError as error:
@@ -110,6 +110,4 @@ def part(arrays, name):
 
 def adam_of(optimiser):
     """The ADAM among nested Optimisers."""
-    if isinstance(optimiser, ADAM):
-        return optimiser
-    return next(filter(None, map(adam_of, getattr(optimiser, "os", []))), None)
+    return optimiser if isinstance(optimiser, ADAM) else next(filter(None, map(adam_of, getattr(optimiser, "os", []))), None)

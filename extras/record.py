@@ -90,12 +90,11 @@ class TrainingRecord:
     def to_arrays(self):
         """(metadata that JSON can hold, flat dict of arrays), what a file holds; members of dicts as "name/member"."""
         metadata, arrays = {name: getattr(self, name) for name in METADATA}, {}
-        for f in fields(self):
-            value = getattr(self, f.name)
+        for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
-                arrays[f.name] = value
-            elif f.name not in METADATA:
-                arrays |= {f"{f.name}/{name}": x for name, x in value.items()}
+                arrays[name] = value
+            elif name not in METADATA:
+                arrays |= {f"{name}/{member}": x for member, x in value.items()}
         return metadata, arrays
 
     @classmethod
@@ -103,11 +102,8 @@ class TrainingRecord:
         """The inverse of to_arrays."""
         values = {f.name: {} for f in fields(cls)} | metadata
         for name, x in arrays.items():
-            outer, slash, inner = name.partition("/")
-            if slash:
-                values[outer][inner] = x
-            else:
-                values[outer] = x
+            outer, _, member = name.partition("/")
+            values[outer] = values[outer] | {member: x} if member else x
         return cls(**values)
 
     def __eq__(self, other):

@@ -5,7 +5,6 @@ its epochs and flossing steps, and hands each step's loss and gradients to it. R
 checkpoint.py (saving and going on), progress.py; at the end of this file, what guards against infinities and NaN.
 """
 
-import math
 import signal
 import sys
 import time
@@ -157,7 +156,7 @@ class Run:
 
     def check_finite(self, kind, values):
         """NonFiniteError unless all values (dict of numbers and arrays) of this step are finite."""
-        if bad := [name for name, value in values.items() if not is_finite(value)]:
+        if bad := [name for name, value in values.items() if not np.isfinite(value).all()]:
             done = len(self.columns["loss" if kind == "training" else "flossing_loss"])
             raise self.non_finite(f"{kind} step {done + 1}: {', '.join(bad)}")
 
@@ -202,7 +201,3 @@ class Run:
                 self.fixed[name] = x
             elif not name.startswith("final/"):
                 self.columns[name] = list(x)
-
-
-def is_finite(value):
-    return np.isfinite(value).all() if isinstance(value, np.ndarray) else math.isfinite(value)  # NumPy is slow for a number
