@@ -312,7 +312,7 @@ def test_whole_files_with_wrong_content_are_refused(wrong, saved, tmp_path, caps
     spoil(metadata, arrays)
     save_arrays(path, FORMAT, metadata, arrays)
     before = path.read_bytes()
-    with pytest.raises(CheckpointError, match=f"^checkpoint, left as it is: .*run.npz: .*{says}"):
+    with pytest.raises(CheckpointError, match=f"^checkpoint = .*run.npz: .*{says}"):
         train_rnn_flossing(**CALL, checkpoint=path)
     assert path.read_bytes() == before and capsys.readouterr().out == ""
 
