@@ -24,7 +24,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 CONDITIONS = {"no flossing": BLACK, "preflossing": "#E69F00", "flossing during training": "#0072B2"}  # label -> colour
 DASHES = ("-", "--", "-.", ":")
 GREY = "0.55"
-SMOOTHING = 10  # epochs of the running mean, even
 CLIP = 0.03  # ClipNorm of the training steps, ex.jl:164
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 9}
 
@@ -45,7 +44,7 @@ def new_figure(height, layout="constrained"):
 
 
 def training_figure(records):
-    """Accuracy and loss over epochs of several runs; thin lines every epoch, thick ones the mean of ten.
+    """Accuracy and loss over epochs of several runs.
 
     records: dict label -> TrainingRecord. Returns the Figure.
     """
@@ -85,12 +84,11 @@ def draw_loss(ax, records):
 
 
 def draw_curves(ax, records, values_of, chance):
-    """Of each record the values (E,), thin, and their running mean, a band at each flossing block, and what chance gives."""
+    """The values (E,) of each record over epochs, a band at each flossing block, and what chance gives."""
     for i, (label, record) in enumerate(records.items()):
         values, colour = values_of(record), CONDITIONS.get(label, COLOURS[i % len(COLOURS)])
         epochs = np.arange(1, len(values) + 1)
-        ax.plot(epochs, values, color=colour, linewidth=0.6, alpha=0.45)
-        ax.plot(epochs, running_mean(values), color=colour, linestyle=DASHES[i % 4], label=label)
+        ax.plot(epochs, values, color=colour, linewidth=1.2, linestyle=DASHES[i % 4], label=label)
     band = "flossing block"
     for record in records.values():
         half = max(1, record.parameters["E"] / 120) / 2  # epochs: wide enough to be seen
@@ -99,15 +97,6 @@ def draw_curves(ax, records, values_of, chance):
             band = "_"  # one entry in the legend
     ax.axhline(chance, color=GREY, linestyle="--", linewidth=1, label="chance")
     ax.set_xlabel("epoch")
-
-
-def running_mean(values):
-    """Mean over SMOOTHING values around each one, fewer at the ends."""
-    centre = np.arange(len(values))
-    first = np.maximum(centre - SMOOTHING // 2, 0)
-    last = np.minimum(centre + SMOOTHING // 2, len(values))
-    sums = np.concatenate([[0], np.cumsum(values)])
-    return (sums[last] - sums[first]) / (last - first)
 
 
 def draw_spectrum(ax, record):

@@ -22,7 +22,7 @@ def say(text, stream=None, end="\n"):
 
 
 class StatusLine:
-    """A line that is rewritten in place if `stream` is a terminal, and otherwise printed when it is due."""
+    """A line that is rewritten in place if `stream` is a terminal, otherwise printed when it is due; None: nothing is."""
 
     def __init__(self, stream):
         self.stream, self.terminal = stream, stream is not None and stream.isatty()
@@ -40,7 +40,8 @@ class StatusLine:
     def line(self, text):
         """A line of its own, which stays."""
         self.erase()
-        say(text, self.stream)
+        if self.stream is not None:
+            say(text, self.stream)
 
     def erase(self):
         if self.width:
@@ -52,15 +53,11 @@ class Progress:
     """Prints to standard output if `enabled`. parameters: dict of the 33; flossed: flossing steps that are done already."""
 
     def __init__(self, enabled, parameters, flossed=0):
-        self.enabled, self.E, self.status = enabled, parameters["E"], StatusLine(sys.stdout)
+        self.status = StatusLine(sys.stdout if enabled else None)
+        self.line, self.E = self.status.line, parameters["E"]
         self.flossing_left = flossing_steps(parameters) - flossed
         self.seconds = {}  # kind of step -> running mean of its time
         self.since = time.perf_counter()  # when the step under way began
-
-    def line(self, text):
-        """A line of its own: what the original prints."""
-        if self.enabled:
-            self.status.line(text)
 
     def epoch(self, done, loss, accuracy):
         """So many epochs are done, the last with this loss and accuracy."""
@@ -81,6 +78,5 @@ class Progress:
         mean = self.seconds[kind] = mean + SMOOTHING * (took - mean)
         training, flossing = (self.seconds.get(k, mean) for k in ("training", "flossing"))
         left = int(epochs_left * training + max(self.flossing_left, 0) * flossing)
-        if self.enabled:
-            text += f"  {1 / mean:.0f} steps/s  {left // 60}:{left % 60:02d} left"
-            self.status.show(text, done < total and done % max(total // 10, interval) == 0)
+        text += f"  {1 / mean:.0f} steps/s  {left // 60}:{left % 60:02d} left"
+        self.status.show(text, done < total and done % max(total // 10, interval) == 0)

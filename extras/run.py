@@ -79,7 +79,7 @@ class Run:
             finally:
                 self.progress.status.erase()
             self.save(last=True)
-        if self.interrupted and self.progress.enabled:
+        if self.interrupted and self.progress.status.stream is not None:
             go_on = f"; the same call goes on from {self.checkpoint.path}" if self.checkpoint.path else ""
             say(f"interrupted after {len(self.columns['loss'])} of {self.parameters['E']} epochs{go_on}", sys.stderr)
         self.print(f"{time.perf_counter() - self.since:11.6f} seconds")

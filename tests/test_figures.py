@@ -127,14 +127,6 @@ def line(ax, label):
     return found.get_xdata(), found.get_ydata()
 
 
-def check_smoothed(lines, values):
-    """A line of all values, and one of their running mean."""
-    epochs, (every, smooth) = np.arange(1, len(values) + 1), lines
-    np.testing.assert_array_equal(every.get_data(), [epochs, values])
-    np.testing.assert_array_equal(smooth.get_xdata(), epochs)
-    np.testing.assert_allclose(smooth.get_ydata(), [values[max(0, i - 5) : i + 5].mean() for i in range(len(values))])
-
-
 def test_the_curves_of_training_are_the_records_numbers(records):
     figure = figures.training_figure(records)
     bands = [1, 1, 10, 20, 30]  # epochs of the blocks of all records
@@ -142,9 +134,9 @@ def test_the_curves_of_training_are_the_records_numbers(records):
     for ax, of, chance in zip(figure.axes, scaled.values(), (50, np.log(2))):
         lines = list(ax.lines)
         for name, record in records.items():
-            check_smoothed(lines[:2], of(record))
-            assert {li.get_color() for li in lines[:2]} == {figures.CONDITIONS[name]}
-            del lines[:2]
+            curve = lines.pop(0)
+            np.testing.assert_array_equal(curve.get_data(), [np.arange(1, 41), of(record)])
+            assert curve.get_color() == figures.CONDITIONS[name]
         assert len(lines) == 1 and set(line(ax, "chance")[1]) == {chance}
         assert [(p.get_x() + p.get_width() / 2, p.get_width()) for p in ax.patches] == [(epoch, 1) for epoch in bands]
         assert figure.axes[1].get_xlabel() == "epoch" and not figure.axes[0].get_xlabel()
@@ -168,8 +160,8 @@ def test_all_accuracies_are_within_the_axis(records):
 def test_the_other_panels_are_the_records_numbers(records):
     record = records["flossing during training"]
     accuracy, loss, spectrum, flossing, norms, eigenvalues = figures.overview_figure(record).axes
-    check_smoothed(accuracy.lines[:-1], 100 * record.accuracy)
-    check_smoothed(loss.lines[:-1], record.loss)
+    np.testing.assert_array_equal(line(accuracy, "accuracy"), [np.arange(1, 41), 100 * record.accuracy])
+    np.testing.assert_array_equal(line(loss, "loss"), [np.arange(1, 41), record.loss])
     shown = {"before flossing": 0, "after the block at epoch 1": 19, "after the block at epoch 30": 34}
     for label, step in shown.items():
         np.testing.assert_array_equal(line(spectrum, label), [np.arange(1, 11), record.lyapunov_spectrum[step]])
