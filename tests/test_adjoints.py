@@ -322,7 +322,7 @@ def test_the_first_length_does_not_matter(monkeypatch, first_length):
     result = adjoint(s, flossed(ps), ps["xInit"])
     np.testing.assert_allclose(result[1], spectrum, atol=1e-6)
     assert largest_error(result[2], expected) < 1e-6
-    assert (len(adjoint.segments) == 55) == (first_length == 1)
+    assert (max(segment_lengths(adjoint)) > 2) == (first_length > 1)
 
 
 def test_ill_conditioned_single_steps_are_orthonormalised_one_by_one():

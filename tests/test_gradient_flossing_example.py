@@ -321,6 +321,12 @@ def test_when_flossing_blocks_run():
     assert epochs(nLE=0) == []
 
 
+def test_without_preflossing_none_is_announced(capsys):
+    train_rnn_flossing(**short_call(Ep=0, Ni=1))
+    lines = capsys.readouterr().out.splitlines()
+    assert "preflossing now" not in lines and lines[2] == "interflossing now at 4"
+
+
 @pytest.mark.parametrize("S", [1, 2])
 def test_several_input_channels_are_differentiated_by_torch_and_refused_by_name_elsewhere(S):
     rng = np.random.default_rng(1)
