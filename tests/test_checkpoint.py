@@ -20,7 +20,7 @@ from gradient_flossing_example import train_rnn_flossing
 from tests.conftest import short_call
 
 pytestmark = pytest.mark.usefixtures("usual_signals")
-CALL = short_call(E=120, Ef=30, Ei=10, Ep=20, Ni=3)
+CALL = short_call(E=120, Ef=30, Ei=10, Ep=20, Ni=3, T=24, Tp=16, Ti=16)
 STEPS = 120 + 20 + 3 * 10
 
 
@@ -189,7 +189,7 @@ def test_a_refused_file_is_free_again(saved, tmp_path):
 def test_killed_at_random_moments_it_goes_on_to_the_same_end(tmp_path, uninterrupted):
     rng = np.random.default_rng()
     duration = max(uninterrupted.elapsed_time, 0.05)
-    for attempt in range(10):
+    for attempt in range(5):
         path = tmp_path / f"{attempt}.npz"
         process = multiprocessing.get_context("fork").Process(target=train, args=(path, 2))
         process.start()
@@ -197,7 +197,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_end(tmp_path, uninterru
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert train(path, 20) == uninterrupted
-    assert names(tmp_path) == sorted(f"{attempt}.npz" for attempt in range(10))
+    assert names(tmp_path) == sorted(f"{attempt}.npz" for attempt in range(5))
 
 
 def test_what_a_killed_save_leaves_is_removed(tmp_path, uninterrupted):

@@ -14,7 +14,7 @@ from extras.progress import Progress, StatusLine
 from gradient_flossing_example import train_rnn_flossing
 from tests.conftest import ROOT, short_call
 
-CALL = short_call(E=200, Ef=50, Ei=30, Ep=130, Ni=2)
+CALL = short_call(E=200, Ef=50, Ei=5, Ep=130, Ni=2, N=8, T=12, Tp=13, Ti=13, nLE=4)
 PROGRAM = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -28,7 +28,7 @@ STATUS = re.compile(
     r"  \d+ steps/s  \d+:\d\d left *$"
 )
 ORIGINALS = [
-    "T:40", "generating weights", "preflossing now", "S", "interflossing now at 50", "S", "interflossing now at 100", "S", "S",
+    "T:12", "generating weights", "preflossing now", "S", "interflossing now at 50", "S", "interflossing now at 100", "S", "S",
 ]  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def on_a_terminal(columns):
     return output.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("columns", [160, 80, 40, 20])
+@pytest.mark.parametrize("columns", [80, 20])
 def test_on_a_terminal_one_line_is_rewritten_in_place(columns):
     output = on_a_terminal(columns)
     drawn = [text for line in output.split("\n") for text in line.split("\r")]
