@@ -118,6 +118,7 @@ def train_rnn_flossing(
 #
 # By default extras/adjoints.py computes the formulae below, and their gradients, by hand: whoever changes one changes both,
 # or trains with engine="autograd", which runs and differentiates what stands here (in torch; given arrays, in NumPy).
+# Formulae that differ are refused by the default engine (check_formulae).
 
 
 # ex.jl:11
@@ -261,6 +262,7 @@ def training_engine(engine, N, T, B, firstlossidx):
     """Function (s, rtarg, ps) -> (loss, accuracy, gradients) of one training step; engine "adjoint" or "autograd"."""
     if engine == "autograd":
         return autograd(training_gradient_autograd, firstlossidx=firstlossidx)
+    check_formulae()
     return TrainingAdjoint(N, T, B, firstlossidx)
 
 
@@ -268,7 +270,21 @@ def flossing_engine(engine, N, Tp, nLE, sONS, Lwnt):
     """Function (s, psFlossing, xInit) -> (loss, spectrum, gradients) of one flossing step."""
     if engine == "autograd":
         return autograd(flossing_gradient_autograd, Tp=Tp, nLE=nLE, sONS=sONS, Lwnt=Lwnt)
+    check_formulae()
     return FlossingAdjoint(N, Tp, nLE, initial_orthonormal_system(sONS, N, nLE), Lwnt)  # D22
+
+
+def check_formulae():
+    """ValueError if extras/adjoints.py finds another loss or accuracy of a tiny network than the formulae above."""
+    x = lambda *shape: np.sin(1 + np.arange(np.prod(shape), dtype=float)).reshape(shape)  # noqa: E731
+    ps, s = dict(ws=x(3, 1), J=x(3, 3), wr=x(1, 3), b=x(3), offset=x(1), xInit=x(3, 2)), x(13, 1, 2)
+    flossed, xInit, Q = {name: ps[name] for name in ("ws", "J", "b")}, ps["xInit"], initial_orthonormal_system(1, 3, 2)
+    by_hand = *TrainingAdjoint(3, 13, 2, 5, float)(s, s > 0, ps), *FlossingAdjoint(3, 13, 2, Q, 0.1, float)(s, flossed, xInit)
+    with np.errstate(all="ignore"):
+        formulae = [formula(s, s > 0, **ps, firstlossidx=5) for formula in (calc_loss_binary_crossentropy, get_accuracy)]
+        formulae.append(calc_flossing_loss(s, **flossed, xInit=xInit, Tp=13, nLE=2, sONS=1, Lwnt=0.1)[0])
+    if not np.allclose([by_hand[i] for i in (0, 1, 3)], formulae, rtol=1e-9, atol=0):
+        raise ValueError("engine = 'adjoint': extras/adjoints.py has other formulae than this file: use engine 'autograd'")
 
 
 def autograd(take_gradient, **settings):

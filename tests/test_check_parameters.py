@@ -40,7 +40,7 @@ BAD_COMBINATIONS = [  # what is changed in the README call, and the parameter th
     (dict(E=1, sIn=2**63 - 51), "sIn"), (dict(E=0, Ep=0, Ei=0, sIn=2**63), "sIn"),
     (dict(lr=0.0), "lr"), (dict(lr=-0.001), "lr"), (dict(lr=1e-50), "lr"), (dict(lr=-0.0), "lr"),
     (dict(b1=1.0), "b1"), (dict(b1=-0.1), "b1"), (dict(b2=1.0), "b2"), (dict(b2=1.5), "b2"), (dict(b2=-1e-9), "b2"),
-    (dict(IC=0), "IC"), (dict(IC=2), "IC"), (dict(IC=4), "IC"), (dict(IC=-1), "IC"),
+    (dict(intype=2**63), "intype"), (dict(intype=-(2**63) - 1), "intype"), (dict(IC=0), "IC"), (dict(IC=2), "IC"), (dict(IC=4), "IC"), (dict(IC=-1), "IC"),
     (dict(nLE=81), "nLE"), (dict(nLE=-1), "nLE"), (dict(N=74), "nLE"),
     (dict(delay=-1), "delay"), (dict(delay=0), "delay"), (dict(delay=0, task=1), "delay"), (dict(task=63), "task"),
     (dict(task=-63), "task"), (dict(task=2**64), "task"), (dict(task=60), "delay"), (dict(delay=2**62), "delay"),
