@@ -42,9 +42,10 @@ def train_rnn_flossing(
         if it is there.
     diagnostics: extras.lyapunov.Diagnostics, what else to compute; none of it changes a number of the run.
 
-    Ctrl-C gives the record of the run so far, with record.interrupted set. ValueError, before anything is printed, for
-    arguments with which no run is possible; NonFiniteError, with the record so far, if a number becomes infinite or NaN;
-    CheckpointError if the checkpoint cannot be written, is damaged, or belongs to another run.
+    Ctrl-C gives the record of the run so far, with record.interrupted set; SIGTERM and SIGHUP raise Terminated, a SystemExit
+    with the status 143 or 129 and with that record. ValueError, before anything is printed, for arguments with which no run
+    is possible; NonFiniteError, with the record so far, if a number becomes infinite or NaN; CheckpointError if the
+    checkpoint cannot be written, is damaged, belongs to another run, or is in use by one.
     """
     # ex.jl:17-18  # D1
     (N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
@@ -279,11 +280,11 @@ def check_formulae():
     x = lambda *shape: np.sin(1 + np.arange(np.prod(shape), dtype=float)).reshape(shape)  # noqa: E731
     ps, s = dict(ws=x(3, 1), J=x(3, 3), wr=x(1, 3), b=x(3), offset=x(1), xInit=x(3, 2)), x(13, 1, 2)
     flossed, xInit, Q = {name: ps[name] for name in ("ws", "J", "b")}, ps["xInit"], initial_orthonormal_system(1, 3, 2)
-    by_hand = *TrainingAdjoint(3, 13, 2, 5, float)(s, s > 0, ps), *FlossingAdjoint(3, 13, 2, Q, 0.1, float)(s, flossed, xInit)
+    found = *TrainingAdjoint(3, 13, 2, 5, float)(s, s > 0, ps), *FlossingAdjoint(3, 13, 2, Q, 0.1, float)(s, flossed, xInit)
     with np.errstate(all="ignore"):
         formulae = [formula(s, s > 0, **ps, firstlossidx=5) for formula in (calc_loss_binary_crossentropy, get_accuracy)]
         formulae.append(calc_flossing_loss(s, **flossed, xInit=xInit, Tp=13, nLE=2, sONS=1, Lwnt=0.1)[0])
-    if not np.allclose([by_hand[i] for i in (0, 1, 3)], formulae, rtol=1e-9, atol=0):
+    if not np.allclose([found[i] for i in (0, 1, 3)], formulae, rtol=1e-9, atol=0):
         raise ValueError("engine = 'adjoint': extras/adjoints.py has other formulae than this file: use engine 'autograd'")
 
 

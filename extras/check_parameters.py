@@ -1,8 +1,7 @@
 """One place that describes the 33 parameters and checks them, and the keywords, before any work starts.
 
-PARAMETERS is the table behind the checks and behind the help of the command line. A refused value raises ValueError with
-the parameter, the value, what is allowed and why: mostly because the original (RainerEngelken/GradientFlossing, commit
-324d2a0) dies on it, or silently computes NaN. p: dict of the 33.
+PARAMETERS is the table behind the checks and the help of the command line. A refused value raises ValueError with the
+parameter, the value, what is allowed and why: mostly because the original dies on it, or computes NaN. p: dict of the 33.
 """
 
 import math

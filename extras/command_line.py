@@ -19,7 +19,6 @@ EPILOG = """\
 While a run lasts, no other run can use its --out or its --checkpoint. Ctrl-C, SIGTERM and SIGHUP end it after the step
 under way: the record so far is written to --out, and with --checkpoint the same command goes on from there.
 Exit status: 0; 1 the run stopped with an error; 2 bad options; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP."""
-SEEDS = [name for name, parameter in PARAMETERS.items() if parameter.group == "seeds"]
 
 
 def make_parser(calls, description=None):
@@ -52,7 +51,7 @@ def parameters_of(options, calls):
     """The Parameters that the options say: by name, else by --seed, else those of the call."""
     if options.call not in calls:
         raise ValueError(f"call = {shown(options.call)}: must be one of {', '.join(calls)}")
-    given = {} if options.seed is None else dict.fromkeys(SEEDS, options.seed)
+    given = {name: options.seed for name, p in PARAMETERS.items() if p.group == "seeds" and options.seed is not None}
     given |= {name: value for name in PARAMETERS if (value := getattr(options, name)) is not None}
     return check_parameters(calls[options.call]._replace(**given))
 
