@@ -180,6 +180,7 @@ def test_the_other_panels_are_the_records_numbers(records):
     assert np.ptp(line(eigenvalues, "radius g")[0]) > 1.99 * record.parameters["g"] and eigenvalues.get_aspect() == 1
     for ax in (loss, flossing, norms):
         assert ax.get_yscale() == "log"
+    assert [ax.get_legend() is None for ax in (accuracy, loss, spectrum, flossing, norms, eigenvalues)].index(True) == 3
 
 
 def test_without_flossing_the_spectra_are_those_of_the_weights(records):
