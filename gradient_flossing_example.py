@@ -276,7 +276,7 @@ def flossing_engine(engine, N, Tp, nLE, sONS, Lwnt):
 
 
 def check_formulae():
-    """ValueError if extras/adjoints.py finds another loss or accuracy of a tiny network than the formulae above."""
+    """ValueError if the losses and the accuracy of a tiny network are not those that extras/adjoints.py computes."""
     x = lambda *shape: np.sin(1 + np.arange(np.prod(shape), dtype=float)).reshape(shape)  # noqa: E731
     ps, s = dict(ws=x(3, 1), J=x(3, 3), wr=x(1, 3), b=x(3), offset=x(1), xInit=x(3, 2)), x(13, 1, 2)
     flossed, xInit, Q = {name: ps[name] for name in ("ws", "J", "b")}, ps["xInit"], initial_orthonormal_system(1, 3, 2)

@@ -151,7 +151,7 @@ def check_input_seeds(p):
     largest = max(abs(E * sIn) + E + max(p["Ep"], p["Ei"]), abs(sIn))
     require(p, "sIn", largest < 2**63, "E*sIn + epoch + step must lie within 64-bit integers, where Julia's sums wrap")
     zero = -E * sIn  # the epoch, or epoch + step, at which the seed is 0
-    reached = 1 <= zero <= E or flossing_steps(p) and (
+    reached = 1 <= zero <= E or zero > E and flossing_steps(p) and (
         0 < zero - 1 <= p["Ep"] or any(0 < zero - ei <= p["Ei"] for ei in interflossing_epochs(p, E))
     )
     require(p, "sIn", not reached, f"E*sIn + epoch (+ flossing step) is 0 at {zero}, and {not_0}; choose sIn > 0")
