@@ -42,9 +42,10 @@ def train_rnn_flossing(
         if it is there.
     diagnostics: extras.lyapunov.Diagnostics, what else to compute; none of it changes a number of the run.
 
-    Ctrl-C gives the record of the run so far, with record.interrupted set. ValueError, before anything is printed, for
-    arguments with which no run is possible; NonFiniteError, with the record so far, if a number becomes infinite or NaN;
-    CheckpointError if the checkpoint cannot be written, is damaged, or belongs to another run.
+    Ctrl-C gives the record of the run so far, with record.interrupted set; SIGTERM and SIGHUP raise Terminated, a SystemExit
+    with the status 143 or 129 and with that record. ValueError, before anything is printed, for arguments with which no run
+    is possible; NonFiniteError, with the record so far, if a number becomes infinite or NaN; CheckpointError if the
+    checkpoint cannot be written, is damaged, belongs to another run, or is in use by one.
     """
     # ex.jl:17-18  # D1
     (N, E, Ef, Ei, Ep, Ni, B, S, T, Tp, Ti, sIC, sIn, sNet, sONS, lr, b1, b2, IC, g, gbar, I1, delay,
@@ -118,6 +119,7 @@ def train_rnn_flossing(
 #
 # By default extras/adjoints.py computes the formulae below, and their gradients, by hand: whoever changes one changes both,
 # or trains with engine="autograd", which runs and differentiates what stands here (in torch; given arrays, in NumPy).
+# Formulae that differ are refused by the default engine (check_formulae).
 
 
 # ex.jl:11
@@ -261,6 +263,7 @@ def training_engine(engine, N, T, B, firstlossidx):
     """Function (s, rtarg, ps) -> (loss, accuracy, gradients) of one training step; engine "adjoint" or "autograd"."""
     if engine == "autograd":
         return autograd(training_gradient_autograd, firstlossidx=firstlossidx)
+    check_formulae()
     return TrainingAdjoint(N, T, B, firstlossidx)
 
 
@@ -268,7 +271,21 @@ def flossing_engine(engine, N, Tp, nLE, sONS, Lwnt):
     """Function (s, psFlossing, xInit) -> (loss, spectrum, gradients) of one flossing step."""
     if engine == "autograd":
         return autograd(flossing_gradient_autograd, Tp=Tp, nLE=nLE, sONS=sONS, Lwnt=Lwnt)
+    check_formulae()
     return FlossingAdjoint(N, Tp, nLE, initial_orthonormal_system(sONS, N, nLE), Lwnt)  # D22
+
+
+def check_formulae():
+    """ValueError if the losses and the accuracy of a tiny network are not those that extras/adjoints.py computes."""
+    x = lambda *shape: np.sin(1 + np.arange(np.prod(shape), dtype=float)).reshape(shape)  # noqa: E731
+    ps, s = dict(ws=x(3, 1), J=x(3, 3), wr=x(1, 3), b=x(3), offset=x(1), xInit=x(3, 2)), x(13, 1, 2)
+    flossed, xInit, Q = {name: ps[name] for name in ("ws", "J", "b")}, ps["xInit"], initial_orthonormal_system(1, 3, 2)
+    found = *TrainingAdjoint(3, 13, 2, 5, float)(s, s > 0, ps), *FlossingAdjoint(3, 13, 2, Q, 0.1, float)(s, flossed, xInit)
+    with np.errstate(all="ignore"):
+        formulae = [formula(s, s > 0, **ps, firstlossidx=5) for formula in (calc_loss_binary_crossentropy, get_accuracy)]
+        formulae.append(calc_flossing_loss(s, **flossed, xInit=xInit, Tp=13, nLE=2, sONS=1, Lwnt=0.1)[0])
+    if not np.allclose([found[i] for i in (0, 1, 3)], formulae, rtol=1e-9, atol=0):
+        raise ValueError("engine = 'adjoint': extras/adjoints.py has other formulae than this file: use engine 'autograd'")
 
 
 def autograd(take_gradient, **settings):

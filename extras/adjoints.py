@@ -1,31 +1,29 @@
 """Hand-derived gradients of the training and the flossing loss, in NumPy, BLAS and LAPACK only.
 
-Both classes allocate their buffers once: the arrays of a returned gradient are valid until the next call. Work arrays are
-C-ordered with the neuron last, (time, trial, neuron) or (time, exponent, neuron): each time slice is in memory Julia's
-N x B or N x nLE matrix, and BLAS works on it without a copy.
+The arrays of a returned gradient are valid until the next call: both classes allocate their memory once. Work arrays have
+the neuron last, (time, trial, neuron) or (time, exponent, neuron): each time slice is in memory Julia's N x B or N x nLE
+matrix, and BLAS works on it without a copy.
 
 Training: backpropagation through time
 --------------------------------------
 With h_t = tanh(x_t), x_t = J h_{t-1} + b + ws s_t and r_t = wr x_t + offset, dL/dr_t = (sigmoid(r_t) - y_t) / scored
-outputs. The adjoint delta_t = dL/dx_t runs backward,
+outputs. The adjoint delta_t = dL/dx_t runs backward, and each weight gradient is a product over (time x trial):
 
-    delta_t = wr^T dL/dr_t + (1 - h_t^2) * (J^T delta_{t+1}),
+    delta_t = wr^T dL/dr_t + (1 - h_t^2) * (J^T delta_{t+1}),        dL/dJ = sum_t delta_t h_{t-1}^T.
 
-and each weight gradient is a product over (time x trial), such as dL/dJ = sum_t delta_t h_{t-1}^T. The loss, the accuracy
-and the gradient share one sweep forward. Both sweeps go in blocks of time steps that stay in the cache.
+Both sweeps go in blocks of time steps that stay in the cache; loss and accuracy come from the same sweep forward.
 
 Flossing: the adjoint of repeated QR factorisations
 ---------------------------------------------------
 The Jacobians D_t = diag(p_t) J, p_t = sech(x_t)^2, carry an orthonormal system along, D_t Q_{t-1} = Q_t R_t, and the
 Lyapunov exponents are the averages of log|diag R_t| (Engelken 2023, arXiv 2312.17306). Let A = Q R be such a factorisation,
 Qbar = dL/dQ as it comes from the later steps, and w_i = dL/dlog|R_ii|. Then (Seeger et al. 2018, arXiv 1710.08717; Liao et
-al. 2019, PRX 9, 031041)
+al. 2019, PRX 9, 031041; R Rbar^T has the lower triangle diag(w), as only diag R enters the loss)
 
     Abar = dL/dA = (Qbar + Q sym(M)) R^-T,    M = diag(w) - Qbar^T Q,
 
-where sym mirrors the lower triangle; in general M = R Rbar^T - Qbar^T Q, and since only diag R enters the loss, the lower
-triangle of R Rbar^T is diag(w). A square Q (nLE = N) has Q Q^T = 1, and the bracket is Q times a lower triangle, that of
-Q^T Qbar - Qbar^T Q with diagonal w. With A = diag(p) J Q' it follows that
+where sym mirrors the lower triangle. A square Q (nLE = N) has Q Q^T = 1, and the bracket is Q times a lower triangle, that
+of Q^T Qbar - Qbar^T Q with diagonal w. With A = diag(p) J Q' it follows that
 
     dL/dQ' = J^T diag(p) Abar,    dL/dJ += diag(p) Abar Q'^T,    p * dL/dp = rowsum(Abar * A).
 
@@ -34,18 +32,15 @@ As dp/dx = -2 tanh(x) p, these row sums drive the same recursion for dL/dx as ab
 
 How often to orthonormalise
 ---------------------------
-A product of triangular matrices is triangular and its diagonal is the product of the diagonals. So a segment of m steps,
-D_{t+m} ... D_{t+1} Q_t = Q_{t+m} R, gives the same sum of log|R_ii| as m factorisations, if the end of the transient ends
-a segment, too. The formulae above hold, with plain products inside a segment. A factorisation and its adjoint cost as much
-as three steps, but a long product loses digits with the condition number of R, which grows exponentially with m. Hence
-
-- the arithmetic is Float64, also for Float32 parameters: it allows segments of five to six steps at the README's sizes,
-  which saves more time than Float32 would. At the first README step (N = 80, nLE = 75) the error of dL/dJ, in units of its
-  largest entry, is 1e-11 with one step per segment, 4e-8 with six, 5e-6 with eight, 5e-2 with twelve (Float32 with one
-  step: 2e-3 by torch, 4e-3 in the original).
-- a segment counts only if LAPACK's estimate of the condition number of R stays below CONDITION_LIMIT; else it is cut at an
-  earlier step, whose product is still there. The next length is extrapolated from the growth just met. If a single step
-  exceeds the limit, the call starts again with a factorisation at every step, as always for Float64 parameters.
+A segment of m steps, D_{t+m} ... D_{t+1} Q_t = Q_{t+m} R, gives the same sum of log|R_ii| as m factorisations, if the end
+of the transient ends a segment, too; the formulae above hold, with plain products inside a segment. This saves time, as a
+factorisation and its adjoint cost as much as three steps, but it loses digits with the condition number of R, which grows
+exponentially with m. So the arithmetic is Float64, also for Float32 parameters, and a segment counts only if LAPACK's
+estimate of that condition number stays below CONDITION_LIMIT; else it is cut at an earlier step, whose product is still
+there. The next length is extrapolated from the growth just met. If a single step exceeds the limit, the call starts again
+with a factorisation at every step, as always for Float64 parameters. At the first README step (N = 80, nLE = 75) the error
+of dL/dJ, in units of its largest entry, is 1e-11 with one step per segment, 4e-8 with six, 5e-6 with eight, 5e-2 with
+twelve (Float32 with one step: 2e-3 by torch, 4e-3 in the original).
 """
 
 import math
@@ -54,7 +49,7 @@ import numpy as np
 from scipy.linalg.blas import dgemm, dgemv, dsymm, dtrmm, dtrsm
 from scipy.linalg.lapack import dgeqrf, dorgqr, dtrcon
 
-from extras.check_parameters import trainer
+from extras.check_parameters import shapes, trainer
 from julia_packages.base import sech_squared
 
 BLOCK_BYTES = 2**19  # of an array over a block of time steps: a few of them fit a core's cache
@@ -78,8 +73,7 @@ class TrainingAdjoint:
         self.x, self.slope = np.empty((2, length, B, N), dtype)  # of a block: states, then adjoints delta; 1 - h^2
         # views of the time slices, made once: making one takes a tenth of the time of a step
         self.h_steps, self.x_steps, self.slope_steps = list(self.h), list(self.x), list(self.slope)
-        shapes = dict(ws=(N, 1), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B))
-        self.gradients = {name: np.empty(shape, dtype) for name, shape in shapes.items()}
+        self.gradients = {name: np.empty(shape, dtype) for name, shape in shapes(dict(N=N, S=1, B=B)).items()}
 
     def __call__(self, s, rtarg, ps):
         """s (T, 1, B), rtarg (T, 1, B), ps: dict of ws J wr b offset xInit -> loss, accuracy, gradients (reused)."""

@@ -1,8 +1,7 @@
 """One place that describes the 33 parameters and checks them, and the keywords, before any work starts.
 
-PARAMETERS is the table behind the checks and behind the help of the command line. A refused value raises ValueError with
-the parameter, the value, what is allowed and why: mostly because the original (RainerEngelken/GradientFlossing, commit
-324d2a0) dies on it, or silently computes NaN. p: dict of the 33.
+PARAMETERS is the table behind the checks and the help of the command line. A refused value raises ValueError with the
+parameter, the value, what is allowed and why: mostly because the original dies on it, or computes NaN. p: dict of the 33.
 """
 
 import math
@@ -72,8 +71,8 @@ def check_parameters(arguments):
         require(p, name, 0 <= p[name] < 1, f"must be >= 0 and < 1: ADAM divides by 1 - {name}^t")
     require(p, "IC", p["IC"] in (1, 3), "must be 1 (Gaussian J) or 3 (orthogonal J): the original defines no other J")
     check_spectrum(p, flossed=flossing_steps(p) > 0)
-    check_input_seeds(p)
     check_memory(p)
+    check_input_seeds(p)
     check_overflow(p)
     return Parameters(**p)
 
@@ -152,25 +151,20 @@ def check_input_seeds(p):
     largest = max(abs(E * sIn) + E + max(p["Ep"], p["Ei"]), abs(sIn))
     require(p, "sIn", largest < 2**63, "E*sIn + epoch + step must lie within 64-bit integers, where Julia's sums wrap")
     zero = -E * sIn  # the epoch, or epoch + step, at which the seed is 0
-    reached = 1 <= zero <= E or flossing_steps(p) and flossing_reaches(p, zero)
+    reached = 1 <= zero <= E or zero > E and flossing_steps(p) and (
+        0 < zero - 1 <= p["Ep"] or any(0 < zero - ei <= p["Ei"] for ei in interflossing_epochs(p, E))
+    )
     require(p, "sIn", not reached, f"E*sIn + epoch (+ flossing step) is 0 at {zero}, and {not_0}; choose sIn > 0")
 
 
-def flossing_reaches(p, total):
-    """Whether some flossing step i of some block at epoch ei has ei + i == total."""
-    Ef, first = p["Ef"], max(p["Ef"], 2)
-    last = min(p["E"], first + (p["Ni"] - 1) * Ef, total - 1)
-    return 1 <= total - 1 <= p["Ep"] or last // Ef * Ef >= max(first, total - p["Ei"])
-
-
-def interflossing_blocks(p, epochs):
-    """How many interflossing blocks begin in the first `epochs` epochs; a block at epoch 1 is preflossing."""
-    return min(p["Ni"], epochs // p["Ef"] - (p["Ef"] == 1 and epochs > 0))
+def interflossing_epochs(p, last):
+    """The epochs up to `last` in which an interflossing block begins; a block at epoch 1 is preflossing."""
+    return range(max(p["Ef"], 2), last + 1, p["Ef"])[: p["Ni"]]
 
 
 def flossing_steps(p):
     """How many flossing steps a run has."""
-    return (p["Ep"] + p["Ei"] * interflossing_blocks(p, p["E"])) * (p["nLE"] > 0 and p["E"] > 0)
+    return (p["Ep"] + p["Ei"] * len(interflossing_epochs(p, p["E"]))) * (p["nLE"] > 0 and p["E"] > 0)
 
 
 def check_memory(p):
@@ -213,14 +207,17 @@ def check_initial(initial, p):
 
     initial: dict with any of ws (N, S), J (N, N), wr (1, N), b (N,), offset (1,), xInit (N, B), or None; p: the 33.
     """
+    expected, given = shapes(p), {} if initial is None else initial
+    if not isinstance(given, dict) or not expected.keys() >= given.keys():
+        what = list(given) if isinstance(given, dict) else given
+        raise ValueError(f"initial = {shown(what)}: must be None or a dict with any of {', '.join(expected)}")
+    return {name: check_array(f"initial[{name!r}]", value, expected[name]) for name, value in given.items()}
+
+
+def shapes(p):
+    """Dict name -> shape of the network's arrays."""
     N, S, B = p["N"], p["S"], p["B"]
-    shapes = dict(ws=(N, S), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B))
-    if initial is not None and not isinstance(initial, dict):
-        raise ValueError(f"initial = {shown(initial)}: must be None or a dict with any of {', '.join(shapes)}")
-    for name in initial or {}:
-        if name not in shapes:
-            raise ValueError(f"initial[{shown(name)}]: unknown, allowed are {', '.join(shapes)}")
-    return {name: check_array(f"initial[{name!r}]", value, shapes[name]) for name, value in (initial or {}).items()}
+    return dict(ws=(N, S), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B))
 
 
 def check_array(name, value, shape):

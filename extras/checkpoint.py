@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
+from extras.check_parameters import shapes
 from extras.files import load_arrays, locked, save_arrays
-from extras.record import Stopped, check_arrays, check_record, shapes, versions
+from extras.record import Stopped, check_arrays, check_record, members, versions
 from julia_packages.checks import check_integer, shown
 from julia_packages.flux import ADAM
 
 FORMAT = "gradient flossing checkpoint 3"
-OPTIMISERS = ("opt", "optFlossing")
 
 
 class CheckpointError(Stopped, ValueError):
@@ -28,7 +28,7 @@ class Checkpoint:
 
     options: dict, for JSON, of what makes two runs the same beside the parameters (dict of the 33). `saved` is None, or
     (metadata, arrays) of the record so far. `held` is a context: at its end others may use the file. CheckpointError if
-    the place or the file cannot be used.
+    the place or the file, which is left as it is, cannot be used.
     """
 
     def __init__(self, path, every, parameters, options):
@@ -38,25 +38,21 @@ class Checkpoint:
             if path is not None:
                 try:
                     held.enter_context(locked(path))
+                    self.path = Path(path)
+                    self.saved = self.load() if self.path.exists() else None
                 except (OSError, TypeError, ValueError) as error:
                     raise CheckpointError(f"checkpoint = {shown(path)}: {error}") from None
-                self.path = Path(path)
-                self.saved = self.load() if self.path.exists() else None
             self.held = held.pop_all()
 
     def load(self):
-        try:
-            metadata, arrays = load_arrays(self.path, FORMAT, check_checkpoint)
-        except (ValueError, OSError) as error:
-            raise CheckpointError(f"checkpoint, left as it is: {error}") from None
-        saved = metadata["record"]["parameters"] | metadata["options"]
-        if different := differing(saved, self.parameters | self.options):
-            raise CheckpointError(f"{self.path}: checkpoint of another run, left as it is: {different}")
-        there, here = metadata["record"]["versions"], versions(self.options["engine"])
-        if changed := differing(there, {name: here[name] for name in here if name in there}):
+        metadata, self.arrays = load_arrays(self.path, FORMAT, check_checkpoint)
+        record = metadata["record"]
+        if different := differing(record["parameters"] | metadata["options"], self.parameters | self.options):
+            raise ValueError(f"{self.path}: checkpoint of another run, left as it is: {different}")
+        here = {name: version for name, version in versions(self.options["engine"]).items() if name in record["versions"]}
+        if changed := differing(record["versions"], here):
             warnings.warn(f"{self.path} was made with {changed}: the last bits may differ now", stacklevel=5)
-        self.arrays = arrays
-        return metadata["record"], part(arrays, "record")
+        return record, part(self.arrays, "record")
 
     def restore(self, ps, optimisers):
         """Put what was saved into the parameters ps (dict of arrays, in place) and into the optimisers (dict)."""
@@ -69,12 +65,12 @@ class Checkpoint:
     def save(self, record, ps, optimisers, last):
         """Write the file. If it cannot be written, warn and try again at the next save; the last one must succeed."""
         metadata, arrays = record.to_arrays()
-        arrays = {f"record/{name}": x for name, x in arrays.items()}
+        arrays = members("record", arrays)
         for outer, optimiser in optimisers.items():
             adam = adam_of(optimiser)
             for name, x in ps.items():
                 mt, vt, powers = adam.state.get(id(x)) or (np.zeros_like(x), np.zeros_like(x), adam.beta)  # as at first
-                arrays |= {f"{outer}/{name}/mt": mt, f"{outer}/{name}/vt": vt, f"{outer}/{name}/powers": np.array(powers)}
+                arrays |= members(f"{outer}/{name}", {"mt": mt, "vt": vt, "powers": powers})
         try:
             save_arrays(self.path, FORMAT, {"record": metadata, "options": self.options}, arrays)
         except OSError as error:
@@ -86,12 +82,12 @@ class Checkpoint:
 
 def check_checkpoint(metadata, arrays):
     """ValueError unless these are of a checkpoint: a record, options, and the state of both optimisers."""
-    if [type(value) for value in metadata.values()] != [dict, dict] or set(metadata) != {"record", "options"}:
+    if {name: type(value) for name, value in metadata.items()} != {"record": dict, "options": dict}:
         raise ValueError("record, options: these are not of a checkpoint")
     check_record(metadata["record"], part(arrays, "record"))
     expected = {name: (np.number, x.shape) for name, x in arrays.items() if name.startswith("record/")}
     for name, shape in shapes(metadata["record"]["parameters"]).items():
-        for outer in OPTIMISERS:
+        for outer in ("opt", "optFlossing"):
             expected |= dict.fromkeys((f"{outer}/{name}/mt", f"{outer}/{name}/vt"), (np.float32, shape))
             expected[f"{outer}/{name}/powers"] = np.float64, (2,)
     check_arrays(arrays, expected)
@@ -109,6 +105,4 @@ def part(arrays, name):
 
 def adam_of(optimiser):
     """The ADAM among nested Optimisers."""
-    if isinstance(optimiser, ADAM):
-        return optimiser
-    return next(filter(None, map(adam_of, getattr(optimiser, "os", []))), None)
+    return optimiser if isinstance(optimiser, ADAM) else next(filter(None, map(adam_of, getattr(optimiser, "os", []))), None)

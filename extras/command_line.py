@@ -1,10 +1,6 @@
-"""Command line of a training script: the 33 parameters as options, the record and its figure as files.
-
-Exit status: 0; 1 the run stopped with an error; 2 bad options; 130 Ctrl-C, 143 SIGTERM, 129 SIGHUP.
-"""
+"""Command line of a training script: the 33 parameters as options, the record and its figure as files."""
 
 import argparse
-import os
 import re
 import signal
 import sys
@@ -16,37 +12,28 @@ from extras.checkpoint import CheckpointError, differing
 from extras.files import locked
 from extras.progress import say
 from extras.record import NonFiniteError, Terminated, load_record
-from extras.signals import ctrl_c_ends_at_once
+from extras.signals import ctrl_c_ends_at_once, handled
+from julia_packages.checks import shown
 
-SEEDS = [name for name, parameter in PARAMETERS.items() if parameter.group == "seeds"]
-
-
-class Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong."""
-
-    def parse(self, argv):
-        for option in (argument.partition("=")[0] for argument in argv if argument.startswith("--")):
-            if option not in self._option_string_actions:
-                self.error(f"unknown option {option}")
-        return self.parse_args(argv)
-
-    def error(self, message):
-        say(f"{self.prog}: error: {message[:200]} (see --help)", sys.stderr)
-        raise SystemExit(2)
+EPILOG = """\
+While a run lasts, no other run can use its --out or its --checkpoint. Ctrl-C, SIGTERM and SIGHUP end it after the step
+under way: the record so far is written to --out, and with --checkpoint the same command goes on from there.
+Exit status: 0; 1 the run stopped with an error; 2 bad options; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP."""
 
 
 def make_parser(calls, description=None):
     """Parser with an option for each of the 33 parameters. calls: dict word -> Parameters; the first is the default."""
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         usage=f"%(prog)s [{'|'.join(calls)}] [--PARAMETER VALUE ...] [--seed N] [--out DIR] [--checkpoint FILE] [--quiet]",
         description=description,
+        epilog=EPILOG,
         allow_abbrev=False,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=24, width=110),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser._negative_number_matcher = re.compile(r"-[\d.]")  # else -1e-3 is taken for an option
     default, defaults = next(iter(calls.items()))
     words = [f"{word}: {differing(call._asdict(), defaults._asdict()) or 'the defaults'}" for word, call in calls.items()]
-    parser.add_argument("call", nargs="?", choices=list(calls), default=default, help="; ".join(words))
+    parser.add_argument("call", nargs="?", default=default, help="; ".join(words))
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(p.group for p in PARAMETERS.values())}
     for name, p in PARAMETERS.items():
         text = f"{p.meaning}{f' [{p.unit}]' if p.unit else ''}; default {getattr(defaults, name)}"
@@ -62,7 +49,9 @@ def make_parser(calls, description=None):
 
 def parameters_of(options, calls):
     """The Parameters that the options say: by name, else by --seed, else those of the call."""
-    given = {} if options.seed is None else dict.fromkeys(SEEDS, options.seed)
+    if options.call not in calls:
+        raise ValueError(f"call = {shown(options.call)}: must be one of {', '.join(calls)}")
+    given = {name: options.seed for name, p in PARAMETERS.items() if p.group == "seeds" and options.seed is not None}
     given |= {name: value for name in PARAMETERS if (value := getattr(options, name)) is not None}
     return check_parameters(calls[options.call]._replace(**given))
 
@@ -75,7 +64,7 @@ def train_command(train, calls, name="record", figure_name=None, description=Non
     """
     ctrl_c_ends_at_once(False)
     parser = make_parser(calls, description)
-    options = parser.parse(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(argv)
     word = "" if options.call == next(iter(calls)) else f"_{options.call}"
     path = options.out / f"{name}{word}.npz"
     try:
@@ -99,7 +88,7 @@ def train_and_save(train, parameters, options, path):
     """The record, written to `path`; what there is of it, if the run ends early, is written beside it."""
     partial = path.with_stem(f"{path.stem}_partial")
     for file in (path, partial):
-        check_not_another_run(file, parameters, options.engine)
+        check_not_another_run(file, parameters._asdict() | {"engine": options.engine})
     try:
         record = train(*parameters, engine=options.engine, progress=not options.quiet, checkpoint=options.checkpoint)
         if record.interrupted:
@@ -110,43 +99,37 @@ def train_and_save(train, parameters, options, path):
         raise
     save(record, path)
     partial.unlink(missing_ok=True)
-    if len(record.loss) and not options.quiet:
-        say(f"(addition) {record.summary()}")
     if not options.quiet:
-        say(f"wrote {path}")
+        say(f"(addition) {record.summary()}\nwrote {path}" if len(record.loss) else f"wrote {path}")
     return record
 
 
-def check_not_another_run(path, parameters, engine):
-    """ValueError if a file lies under `path` that is not the record of a run with the same arguments."""
-    if not path.exists():
-        return
-    how = "choose another --out, or remove it"
-    try:
-        there = load_record(path)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} exists and is no record ({error}): {how}") from None
-    run = there.parameters | {"engine": there.versions["engine"]}
-    if different := differing(run, parameters._asdict() | {"engine": engine}):
-        raise ValueError(f"{path} holds another run ({different}): {how}")
+def check_not_another_run(path, run):
+    """ValueError if a file lies under `path` that is not the record of this run: dict of the 33 and the engine."""
+    if path.exists():
+        try:
+            there = load_record(path)
+            different = differing(there.parameters | {"engine": there.versions["engine"]}, run)
+        except (ValueError, OSError) as error:
+            different = f"no record: {error}"
+        if different:
+            raise ValueError(f"{path} holds another run ({different}): choose another --out, or remove it")
 
 
 def save(record, path):
-    """Write the record and return its path; if that fails, into the folder for temporary files, and end."""
-    try:
-        record.save(path)
-        return path
-    except OSError as error:
-        reason = f"error: {path} cannot be written ({error})"
-    try:
-        descriptor, rescue = tempfile.mkstemp(".npz", f"{path.stem}_")
-        os.close(descriptor)
-        record.save(rescue)
-    except OSError as error:
-        reason += f", nor can a temporary file ({error}): the record is lost"
-    else:
-        reason += f"; the record is in {rescue}"
-    raise SystemExit(reason)
+    """Write the record and return its path, whatever signals come; if that fails, write it elsewhere, and end."""
+    with handled(lambda number, frame: None):
+        try:
+            record.save(path)
+            return path
+        except OSError as error:
+            reason = f"error: {path} cannot be written ({error})"
+        try:
+            rescue = Path(tempfile.mkdtemp(), path.name)  # a folder that is this user's only
+            record.save(rescue)
+        except OSError as error:
+            raise SystemExit(f"{reason}, nor can a temporary file ({error}): the record is lost") from None
+        raise SystemExit(f"{reason}; the record is in {rescue}")
 
 
 def draw(record, path, quiet):

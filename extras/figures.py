@@ -15,9 +15,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
-from gradient_flossing_example import README_CALL
 from extras.lyapunov import long_term_diagnostics
 from extras.record import TRAINED, load_record
 
@@ -26,7 +24,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 CONDITIONS = {"no flossing": BLACK, "preflossing": "#E69F00", "flossing during training": "#0072B2"}  # label -> colour
 DASHES = ("-", "--", "-.", ":")
 GREY = "0.55"
-SMOOTHING = 10  # epochs of the running mean, even
 CLIP = 0.03  # ClipNorm of the training steps, ex.jl:164
 STYLE = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False, "legend.fontsize": 9}
 
@@ -47,7 +44,7 @@ def new_figure(height, layout="constrained"):
 
 
 def training_figure(records):
-    """Accuracy and loss over epochs of several runs; thin lines every epoch, thick ones the mean of ten.
+    """Accuracy and loss over epochs of several runs.
 
     records: dict label -> TrainingRecord. Returns the Figure.
     """
@@ -62,10 +59,8 @@ def training_figure(records):
 
 def overview_figure(record):
     """One run in six panels: accuracy, loss, Lyapunov spectrum, flossing loss, gradient norms, eigenvalues of J."""
-    heading = title(record)
-    top = 0.89 - 0.02 * heading.count("\n")
     with new_figure(9.2, layout=None) as figure:  # placed by hand: an automatic layout takes as long as the drawing
-        figure.subplots_adjust(left=0.1, right=0.98, bottom=0.06, top=top, hspace=0.55, wspace=0.26)
+        figure.subplots_adjust(left=0.1, right=0.98, bottom=0.06, top=0.87, hspace=0.55, wspace=0.36)
         axes = figure.subplots(3, 2).ravel()
         draw_accuracy(axes[0], {"accuracy": record})
         draw_loss(axes[1], {"loss": record})
@@ -73,16 +68,8 @@ def overview_figure(record):
             draw(ax, record)
         for ax in (*axes[:3], *axes[4:]):
             ax.legend(fontsize=8, ncols=2 if ax in axes[:3] else 4, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-        figure.suptitle(heading, fontsize=11, y=0.985)
+        figure.suptitle(repr(record).removeprefix("TrainingRecord: "), fontsize=11, y=0.985)
     return figure
-
-
-def title(record):
-    """What differs from the README call, and how the run ended."""
-    changed = [f"{name} = {value:g}" for name, value in record.parameters.items() if value != getattr(README_CALL, name)]
-    lines = [", ".join(changed[i : i + 9]) for i in range(0, len(changed), 9)]
-    called = "README call" + (" with " + ",\n".join(lines) if changed else "")
-    return f"{called}: final accuracy {100 * record.final_accuracy():.1f} %" if len(record.accuracy) else called
 
 
 def draw_accuracy(ax, records):
@@ -93,13 +80,15 @@ def draw_accuracy(ax, records):
 def draw_loss(ax, records):
     draw_curves(ax, records, lambda record: record.loss, chance=np.log(2))
     ax.set_ylabel("cross-entropy loss (nats)")
-    plain_log_axis(ax)
+    ax.set_yscale("log", nonpositive="mask")
 
 
 def draw_curves(ax, records, values_of, chance):
     """The values (E,) of each record over epochs, a band at each flossing block, and what chance gives."""
     for i, (label, record) in enumerate(records.items()):
-        draw_smoothed(ax, values_of(record), [epoch for epoch, _ in record.flossing_blocks()], label, i)
+        values, colour = values_of(record), CONDITIONS.get(label, COLOURS[i % len(COLOURS)])
+        epochs = np.arange(1, len(values) + 1)
+        ax.plot(epochs, values, color=colour, linewidth=1.2, linestyle=DASHES[i % 4], label=label)
     band = "flossing block"
     for record in records.values():
         half = max(1, record.parameters["E"] / 120) / 2  # epochs: wide enough to be seen
@@ -110,48 +99,18 @@ def draw_curves(ax, records, values_of, chance):
     ax.set_xlabel("epoch")
 
 
-def draw_smoothed(ax, values, flossed, label, i):
-    """Thin line: every epoch; thick line: running mean, which does not reach across the flossed epochs."""
-    epochs = np.arange(1, len(values) + 1)
-    colour = CONDITIONS.get(label, COLOURS[i % len(COLOURS)])
-    ax.plot(epochs, values, color=colour, linewidth=0.6, alpha=0.45)
-    starts = [0] + [epoch - 1 for epoch in flossed if 1 < epoch <= len(values)]  # a block runs before its epoch
-    for start, end in zip(starts, starts[1:] + [len(values)]):
-        ax.plot(epochs[start:end], running_mean(values[start:end]), color=colour, linestyle=DASHES[i % 4], label=label)
-        label = "_"
-
-
-def running_mean(values):
-    """Mean over SMOOTHING values around each one, fewer at the ends."""
-    centre = np.arange(len(values))
-    first = np.maximum(centre - SMOOTHING // 2, 0)
-    last = np.minimum(centre + SMOOTHING // 2, len(values))
-    sums = np.concatenate([[0], np.cumsum(values)])
-    return (sums[last] - sums[first]) / (last - first)
-
-
 def draw_spectrum(ax, record):
-    for i, (label, spectrum) in enumerate(spectra_of(record).items()):
-        colour = (BLACK, *COLOURS)[i]
-        ax.plot(np.arange(1, len(spectrum) + 1), spectrum, color=colour, linestyle=DASHES[(i + 1) % 4], label=label)
+    """What flossing saw at its first step and at the last step of the first and last blocks; without it, of the weights."""
+    if blocks := record.flossing_blocks():
+        spectra, after = {"before flossing": record.lyapunov_spectrum[0]}, np.cumsum([steps for _, steps in blocks])
+        spectra |= {f"after the block at epoch {blocks[i][0]}": record.lyapunov_spectrum[after[i] - 1] for i in (0, -1)}
+    else:
+        weights = {"initial weights": record.initial, "final weights": record.final}
+        spectra = {name: long_term_diagnostics(record.parameters, ps)["lyapunov_spectrum"] for name, ps in weights.items()}
+    for i, (label, spectrum) in enumerate(spectra.items()):
+        ax.plot(np.arange(1, len(spectrum) + 1), spectrum, color=(BLACK, *COLOURS)[i], linestyle=DASHES[i + 1], label=label)
     ax.axhline(record.parameters["Lwnt"], color=GREY, linewidth=1, zorder=0, label="target")
     ax.set(xlabel="index i of the exponent", ylabel="Lyapunov exponent λᵢ (1/step)")
-
-
-def spectra_of(record):
-    """Dict of spectra (k,): what flossing saw at its first step and at the last step of the first and last blocks.
-
-    Of a run without flossing those of its initial and final weights.
-    """
-    blocks = record.flossing_blocks()
-    if not blocks:
-        weights = {"initial weights": record.initial, "final weights": record.final}
-        return {name: long_term_diagnostics(record.parameters, ps)["lyapunov_spectrum"] for name, ps in weights.items()}
-    spectra = {"before flossing": record.lyapunov_spectrum[0]}
-    after = np.cumsum([steps for _, steps in blocks])
-    for i in (0, -1):
-        spectra[f"after the block at epoch {blocks[i][0]}"] = record.lyapunov_spectrum[after[i] - 1]
-    return spectra
 
 
 def draw_flossing_loss(ax, record):
@@ -163,7 +122,7 @@ def draw_flossing_loss(ax, record):
     ax.plot(np.arange(1, len(record.flossing_loss) + 1), record.flossing_loss, color=COLOURS[0])
     for end in np.cumsum([steps for _, steps in record.flossing_blocks()])[:-1]:
         ax.axvline(end + 0.5, color=GREY, linestyle=":", linewidth=1)
-    plain_log_axis(ax)
+    ax.set_yscale("log", nonpositive="mask")
 
 
 def draw_gradient_norms(ax, record):
@@ -172,7 +131,7 @@ def draw_gradient_norms(ax, record):
         ax.plot(np.arange(1, len(norms) + 1), norms, color=COLOURS[i], linewidth=1, linestyle=DASHES[i % 4], label=name)
     ax.axhline(CLIP, color=GREY, linestyle="--", linewidth=1, label="clipped above")
     ax.set(xlabel="epoch", ylabel="gradient norm")
-    plain_log_axis(ax)
+    ax.set_yscale("log", nonpositive="mask")
 
 
 def draw_eigenvalues(ax, record):
@@ -183,19 +142,6 @@ def draw_eigenvalues(ax, record):
     ax.plot(after.real, after.imag, ".", color=COLOURS[1], markersize=5, label="after")
     ax.set(xlabel="real part of eigenvalue of J", ylabel="imaginary part")
     ax.set_aspect("equal")
-
-
-class PlainLogFormatter(LogFormatter):
-    """Labels like 0.5 on a log axis, between the powers of ten only where these are few."""
-
-    def __call__(self, x, pos=None):
-        return f"{x:g}" if super().__call__(x, pos) else ""
-
-
-def plain_log_axis(ax):
-    ax.set_yscale("log", nonpositive="mask")
-    ax.yaxis.set_major_formatter(PlainLogFormatter())
-    ax.yaxis.set_minor_formatter(PlainLogFormatter(minor_thresholds=(1.5, 0.5)))
 
 
 def main():

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from extras.signals import deferred
-
 try:
     import fcntl
 except ImportError:  # Windows: no locks
@@ -67,17 +65,16 @@ def write_atomically(path, data):
     """Replace the file `path` by `data` (bytes), under its mode: after a crash at any time it is the old or the new one."""
     path = actual(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    with deferred():
-        try:
-            with open(temporary, "xb") as file:
-                if path.exists():
-                    os.chmod(temporary, path.stat().st_mode & 0o777)
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    try:
+        with open(temporary, "xb") as file:
+            if path.exists():
+                os.chmod(temporary, path.stat().st_mode & 0o777)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_arrays(path, format, check=lambda metadata, arrays: None):

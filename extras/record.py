@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from extras.check_parameters import ENGINES, PARAMETERS
+from extras.check_parameters import ENGINES, PARAMETERS, shapes
 from extras.files import load_arrays, save_arrays
 
 TRAINED = ("ws", "J", "wr", "b", "offset", "xInit")
@@ -90,12 +90,11 @@ class TrainingRecord:
     def to_arrays(self):
         """(metadata that JSON can hold, flat dict of arrays), what a file holds; members of dicts as "name/member"."""
         metadata, arrays = {name: getattr(self, name) for name in METADATA}, {}
-        for f in fields(self):
-            value = getattr(self, f.name)
+        for name, value in vars(self).items():
             if isinstance(value, np.ndarray):
-                arrays[f.name] = value
-            elif f.name not in METADATA:
-                arrays |= {f"{f.name}/{name}": x for name, x in value.items()}
+                arrays[name] = value
+            elif name not in METADATA:
+                arrays |= {f"{name}/{member}": x for member, x in value.items()}
         return metadata, arrays
 
     @classmethod
@@ -103,11 +102,8 @@ class TrainingRecord:
         """The inverse of to_arrays."""
         values = {f.name: {} for f in fields(cls)} | metadata
         for name, x in arrays.items():
-            outer, slash, inner = name.partition("/")
-            if slash:
-                values[outer][inner] = x
-            else:
-                values[outer] = x
+            outer, _, member = name.partition("/")
+            values[outer] = values[outer] | {member: x} if member else x
         return cls(**values)
 
     def __eq__(self, other):
@@ -124,14 +120,8 @@ def load_record(path):
     return TrainingRecord.from_arrays(*load_arrays(path, FORMAT, check_record))
 
 
-def shapes(p):
-    """Dict name -> shape of the network's arrays. p: dict of the 33 parameters, here and below."""
-    N, S, B = p["N"], p["S"], p["B"]
-    return dict(ws=(N, S), J=(N, N), wr=(1, N), b=(N,), offset=(1,), xInit=(N, B))
-
-
 def described(p, epochs, steps):
-    """Dict name -> (dtype, shape) of the arrays of a record after so many epochs and flossing steps; no diagnostics."""
+    """Dict name -> (dtype, shape) of a record's arrays after so many epochs and flossing steps; p: dict of the 33."""
     of_epochs, of_steps = (np.float64, (epochs,)), (np.float64, (steps,))
     arrays = {"loss": of_epochs, "accuracy": of_epochs, "flossing_loss": of_steps}
     arrays |= {"flossing_epoch": (np.int64, (steps,)), "lyapunov_spectrum": (np.float32, (steps, p["nLE"]))}

@@ -5,7 +5,6 @@ its epochs and flossing steps, and hands each step's loss and gradients to it. R
 checkpoint.py (saving and going on), progress.py; at the end of this file, what guards against infinities and NaN.
 """
 
-import math
 import signal
 import sys
 import time
@@ -15,7 +14,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from extras.check_parameters import check_engine, check_flag, check_initial, interflossing_blocks
+from extras.check_parameters import check_engine, check_flag, check_initial, interflossing_epochs
 from extras.checkpoint import Checkpoint
 from extras.lyapunov import check_diagnostics
 from extras.progress import Progress, say
@@ -51,7 +50,7 @@ class Run:
             self.take_over(*self.checkpoint.saved)
         self.ei = len(self.columns["loss"]) + 1
         self.flossed = self.columns["flossing_epoch"].count(self.ei)  # steps of the present block that are done
-        self.blocks = interflossing_blocks(p, self.ei - 1)
+        self.blocks = len(interflossing_epochs(p, self.ei - 1))
         self.progress = Progress(progress, p, len(self.columns["flossing_loss"]))
         self.print = self.progress.line
 
@@ -80,7 +79,7 @@ class Run:
             finally:
                 self.progress.status.erase()
             self.save(last=True)
-        if self.interrupted and self.progress.enabled:
+        if self.interrupted and self.progress.status.stream is not None:
             go_on = f"; the same call goes on from {self.checkpoint.path}" if self.checkpoint.path else ""
             say(f"interrupted after {len(self.columns['loss'])} of {self.parameters['E']} epochs{go_on}", sys.stderr)
         self.print(f"{time.perf_counter() - self.since:11.6f} seconds")
@@ -157,7 +156,7 @@ class Run:
 
     def check_finite(self, kind, values):
         """NonFiniteError unless all values (dict of numbers and arrays) of this step are finite."""
-        if bad := [name for name, value in values.items() if not is_finite(value)]:
+        if bad := [name for name, value in values.items() if not np.isfinite(value).all()]:
             done = len(self.columns["loss" if kind == "training" else "flossing_loss"])
             raise self.non_finite(f"{kind} step {done + 1}: {', '.join(bad)}")
 
@@ -202,7 +201,3 @@ class Run:
                 self.fixed[name] = x
             elif not name.startswith("final/"):
                 self.columns[name] = list(x)
-
-
-def is_finite(value):
-    return np.isfinite(value).all() if isinstance(value, np.ndarray) else math.isfinite(value)  # NumPy is slow for a number

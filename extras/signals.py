@@ -9,11 +9,10 @@ DEFAULTS = (signal.default_int_handler, signal.SIG_DFL)
 
 
 @contextmanager
-def handled(handler, wanted=lambda handler: handler in DEFAULTS):
-    """Within the block `handler` gets the signals above whose handlers are `wanted`; in the main thread only."""
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        before = {number: old for number in ENDING if wanted(old := signal.getsignal(number))}
+def handled(handler):
+    """Within the block `handler` gets those of the signals above that have default handlers; in the main thread only."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = {number: old for number in ENDING if (old := signal.getsignal(number)) in DEFAULTS and main_thread}
     for number in before:
         signal.signal(number, handler)
     try:
@@ -21,18 +20,6 @@ def handled(handler, wanted=lambda handler: handler in DEFAULTS):
     finally:
         for number, old in before.items():
             signal.signal(number, old)
-
-
-@contextmanager
-def deferred():
-    """These signals, however often they come, take effect at the end of the block: no file is left half written."""
-    received = []
-    try:
-        with handled(lambda number, frame: received.append(number), lambda old: old not in (signal.SIG_IGN, None)):
-            yield
-    finally:
-        if received:
-            signal.raise_signal(received[-1])
 
 
 def ctrl_c_ends_at_once(at_once=True):

@@ -225,9 +225,9 @@ def random_flossing_case(seed):
 
 
 def test_flossing_in_float32_is_nearer_to_float64_than_autograd():
-    """120 random cases; measured: median 3e-8 against 3e-6 of torch in Float32, largest ratio 0.3."""
+    """60 random cases; measured: median 3e-8 against 3e-6 of torch in Float32, largest ratio 0.3."""
     errors, autograd_errors = [], []
-    for seed in range(120):
+    for seed in range(60):
         ps, s, Tp, nLE, Lwnt = random_flossing_case(seed)
         loss, spectrum, expected = flossing_reference(s, ps, Tp, nLE, Lwnt)
         adjoint = flossing_adjoint(len(ps["b"]), Tp, nLE, Lwnt)
@@ -322,7 +322,7 @@ def test_the_first_length_does_not_matter(monkeypatch, first_length):
     result = adjoint(s, flossed(ps), ps["xInit"])
     np.testing.assert_allclose(result[1], spectrum, atol=1e-6)
     assert largest_error(result[2], expected) < 1e-6
-    assert (len(adjoint.segments) == 55) == (first_length == 1)
+    assert (max(segment_lengths(adjoint)) > 2) == (first_length > 1)
 
 
 def test_ill_conditioned_single_steps_are_orthonormalised_one_by_one():
@@ -471,8 +471,9 @@ FOUR_RUNS = """
 from concurrent.futures import ThreadPoolExecutor
 from gradient_flossing_example import train_rnn_flossing
 from tests.conftest import short_call
-from tests.test_adjoints import threads
+from threadpoolctl import threadpool_info
 
+threads = lambda: [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 before = threads()
 train = lambda seed: train_rnn_flossing(**short_call(E=40, sNet=seed), progress=False)
 with ThreadPoolExecutor(4) as pool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import gradient_flossing_example
-from extras.check_parameters import PARAMETERS, check_initial, check_parameters
+from extras.check_parameters import PARAMETERS, check_initial, check_parameters, check_spectrum_call, flossing_steps
 from gradient_flossing_example import README_CALL, train_rnn_flossing
 from julia_packages.checks import shown
 
@@ -40,7 +40,7 @@ BAD_COMBINATIONS = [  # what is changed in the README call, and the parameter th
     (dict(E=1, sIn=2**63 - 51), "sIn"), (dict(E=0, Ep=0, Ei=0, sIn=2**63), "sIn"),
     (dict(lr=0.0), "lr"), (dict(lr=-0.001), "lr"), (dict(lr=1e-50), "lr"), (dict(lr=-0.0), "lr"),
     (dict(b1=1.0), "b1"), (dict(b1=-0.1), "b1"), (dict(b2=1.0), "b2"), (dict(b2=1.5), "b2"), (dict(b2=-1e-9), "b2"),
-    (dict(IC=0), "IC"), (dict(IC=2), "IC"), (dict(IC=4), "IC"), (dict(IC=-1), "IC"),
+    (dict(intype=2**63), "intype"), (dict(intype=-(2**63) - 1), "intype"), (dict(IC=0), "IC"), (dict(IC=2), "IC"), (dict(IC=4), "IC"), (dict(IC=-1), "IC"),
     (dict(nLE=81), "nLE"), (dict(nLE=-1), "nLE"), (dict(N=74), "nLE"),
     (dict(delay=-1), "delay"), (dict(delay=0), "delay"), (dict(delay=0, task=1), "delay"), (dict(task=63), "task"),
     (dict(task=-63), "task"), (dict(task=2**64), "task"), (dict(task=60), "delay"), (dict(delay=2**62), "delay"),
@@ -96,7 +96,7 @@ GOOD = [
     dict(E=1, sIn=2**63 - 52), dict(E=1, sIn=-(2**63) + 52), dict(intype=-(2**63)), dict(intype=2**63 - 1),
     dict(b1=0.0, b2=0.0), dict(g=-1.0), dict(g=0.0), dict(wsS=2.4e37), dict(g=2.6e36), dict(gbar=3e38),
     dict(wsM=3e38, wsS=1e36), dict(wrM=3e38, wrS=1e36), dict(bM=3e38, bS=1e36), dict(bS=2.4e37),
-    dict(nLE=80), dict(nLE=1, N=1),
+    dict(nLE=80), dict(nLE=1, N=1), dict(task=0, delay=0, T=1), dict(Ep=0, Ni=0, Ti=1),
 ]  # fmt: skip
 
 
@@ -121,6 +121,18 @@ def test_the_rows_of_flossing_steps_take_memory_too(nothing_may_start):
     check(dict(Ep=98_000_000))
     with pytest.raises(ValueError, match="^E = 301: the run would need"):
         check(dict(Ep=100_000_000))
+
+
+def test_a_spectrum_that_is_asked_for_is_checked_as_one_of_a_run():
+    J, s = np.eye(3), np.zeros((20, 1, 1))
+    check_spectrum_call(s, J, 20, 3)
+    for Tp, nLE, message in ((20, 4, "^nLE = 4: .* N = 3"), (21, 3, "^Tp = 21: .* Ti = 20"), (12, 3, "^Tp = 12"), (0, 3, "^Tp"), (20, 0, "^nLE")):
+        with pytest.raises(ValueError, match=message):
+            check_spectrum_call(s, J, Tp, nLE)
+
+
+def test_one_exponent_is_flossed_too():
+    assert flossing_steps(README_CALL._replace(nLE=1)._asdict()) == 150 == 50 + 2 * 50
 
 
 def test_numpy_scalars_become_plain_numbers_in_order():
@@ -171,7 +183,7 @@ def test_parameter_table_has_the_order_of_the_signature():
 @pytest.mark.parametrize(
     ("initial", "message"),
     [
-        ({"K": np.zeros(2)}, "'K'.*unknown"),
+        ({"J": np.zeros((2, 2)), "K": 1}, r"^initial = \['J', 'K'\]: must be None or a dict with any of ws, J, "),
         ({"J": np.zeros((2, 3))}, "shape"),
         ({"J": [["a", "b"], ["c", "d"]]}, "numbers"),
         ({"J": np.full((2, 2), np.nan)}, "finite"),
@@ -179,7 +191,7 @@ def test_parameter_table_has_the_order_of_the_signature():
         ({"J": np.full((2, 2), 3e38)}, "'J'.*within Float32"),
         ({"J": None}, "numbers|shape"),
         (True, "initial = True: must be None or a dict"),
-        ({7: 1}, "initial.7.*unknown"),
+        ({7: 1}, r"^initial = \[7\]: must be None or a dict"),
     ],
 )
 def test_bad_initial_arrays(initial, message):

@@ -335,6 +335,7 @@ def test_a_random_network_is_flossed_with_inputs_of_its_own_and_the_committed_on
     p = jobs[1.0, 2, 16].arguments
     assert (p.nLE, p.Ep, p.E, p.B, p.Tp, p.Ti, p.Ni, p.sNet) == (16, 4, 1, 1, 55, 55, 0, 2)
     assert p.E * p.sIn + 1 + 1 == 2001 and jobs[1.0, 2, 0].arguments.Ep == 0
+    assert {job.arguments.Ep for job in jobs_of(lyapunov).values()} == {0, 500} and len(set(lyapunov.COLOUR.values())) == 5
     sweep.do(jobs[1.5, 2, 0], tmp_path)
     record = jobs[1.5, 2, 0].record(tmp_path)
     (row,) = lyapunov.make_rows({(1.5, 2, 0): record})

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import gradient_flossing_example as port
 from extras.record import load_record
 from gf_task05spatialXORShort import generate_input_output
 from gradient_flossing_example import (
@@ -321,6 +322,12 @@ def test_when_flossing_blocks_run():
     assert epochs(nLE=0) == []
 
 
+def test_without_preflossing_none_is_announced(capsys):
+    train_rnn_flossing(**short_call(Ep=0, Ni=1))
+    lines = capsys.readouterr().out.splitlines()
+    assert "preflossing now" not in lines and lines[2] == "interflossing now at 4"
+
+
 @pytest.mark.parametrize("S", [1, 2])
 def test_several_input_channels_are_differentiated_by_torch_and_refused_by_name_elsewhere(S):
     rng = np.random.default_rng(1)
@@ -351,6 +358,26 @@ CHANGES = {  # of the README's section "Change the model": relu for tanh, square
     "accuracy += ((sigmoid(r) >= 0.5) == rtarg[ti - 1]).sum().item()":
         "accuracy += ((r >= 0.5) == rtarg[ti - 1]).sum().item()",
 }  # fmt: skip
+
+
+OTHER = {  # formulae that are not those of extras/adjoints.py
+    "phi": lambda x: x.clip(0), "phid": lambda x: 1.0 * (x > 0), "get_d": lambda x, J: J,
+    "get_accuracy": lambda *args, **rest: 0.5, "sigmoid": lambda r: r - 9,
+    "logitbinarycrossentropy": lambda r, y, agg: agg((r - y) ** 2),
+    "calc_flossing_loss": lambda *args, **rest: (calc_flossing_loss(*args, **rest)[0] * 1.00001, np.zeros(2)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_changed_formula_is_refused_by_the_default_engine(name, monkeypatch):
+    port.check_formulae()
+    monkeypatch.setattr(port, name, OTHER[name])
+    for take in (lambda: port.training_engine("adjoint", 3, 9, 2, 4), lambda: port.flossing_engine("adjoint", 3, 13, 2, 1, 0.0)):
+        with pytest.raises(ValueError, match="^engine = 'adjoint': .*other formulae .*'autograd'"):
+            take()
+    port.training_engine("autograd", 3, 9, 2, 4)
+    with pytest.raises(ValueError, match="^engine = 'adjoint'"):
+        train_rnn_flossing(**short_call(), progress=False)
 
 
 def test_a_changed_model_is_trained_by_autograd(tmp_path):

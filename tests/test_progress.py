@@ -10,11 +10,11 @@ import pytest
 
 from extras.check_parameters import flossing_steps
 from extras import progress
-from extras.progress import Progress, StatusLine, fitting
+from extras.progress import Progress, StatusLine
 from gradient_flossing_example import train_rnn_flossing
 from tests.conftest import ROOT, short_call
 
-CALL = short_call(E=200, Ef=50, Ei=30, Ep=130, Ni=2)
+CALL = short_call(E=200, Ef=50, Ei=5, Ep=130, Ni=2, N=8, T=12, Tp=13, Ti=13, nLE=4)
 PROGRAM = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -28,7 +28,7 @@ STATUS = re.compile(
     r"  \d+ steps/s  \d+:\d\d left *$"
 )
 ORIGINALS = [
-    "T:40", "generating weights", "preflossing now", "S", "interflossing now at 50", "S", "interflossing now at 100", "S", "S",
+    "T:12", "generating weights", "preflossing now", "S", "interflossing now at 50", "S", "interflossing now at 100", "S", "S",
 ]  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def on_a_terminal(columns):
     return output.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("columns", [160, 80, 40, 20])
+@pytest.mark.parametrize("columns", [80, 20])
 def test_on_a_terminal_one_line_is_rewritten_in_place(columns):
     output = on_a_terminal(columns)
     drawn = [text for line in output.split("\n") for text in line.split("\r")]
@@ -89,15 +89,6 @@ def test_progress_false_is_silent(capsys):
     train_rnn_flossing(**CALL, progress=False)
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err == ""
-
-
-def test_a_line_that_does_not_fit_loses_the_least_important_parts():
-    parts = [(0, "epoch 7/9"), (2, "loss 0.5"), (1, "accuracy 50 %"), (4, "3 steps/s"), (3, "0:01 left")]
-    shown = [fitting(parts, width) for width in (80, 49, 40, 30, 20, 9, 5)]
-    assert shown == [
-        "epoch 7/9  loss 0.5  accuracy 50 %  3 steps/s  0:01 left", "epoch 7/9  loss 0.5  accuracy 50 %  0:01 left",
-        "epoch 7/9  loss 0.5  accuracy 50 %", "epoch 7/9  accuracy 50 %", "epoch 7/9", "epoch 7/9", "epoch",
-    ]  # fmt: skip
 
 
 def test_progress_changes_no_number(monkeypatch):
@@ -144,7 +135,7 @@ def test_time_left_counts_training_and_flossing_by_themselves(clock, capsys):
         clock.now += 2
         shown.flossing(100, step, 40, 0.5)
     clock.now += 1
-    shown.step("training", [(0, "now")], 150, 300, 50, 150)
+    shown.step("training", "now", 150, 300, 50, 150)
     assert lines_of(capsys) == ["now  1 steps/s  2:30 left"]
 
 
@@ -152,7 +143,7 @@ def test_time_left_of_a_run_that_goes_on(clock, capsys):
     shown = Progress(True, short_call(E=300, Ep=200, Ni=0), flossed=150)
     clock.now += 1
     shown.flossing(1, 151, 200, 0.5)
-    shown.step("flossing", [(0, "now")], 100, 200, 100, 0)
+    shown.step("flossing", "now", 100, 200, 100, 0)
     clock.now += 1
     assert lines_of(capsys) == ["now  1 steps/s  0:44 left"]  # 49 steps of 0.9 s: of the two, one took no time
 
@@ -197,29 +188,24 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_line_on_a_terminal_is_changed_ten_times_a_second_and_wiped_out(clock):
+def test_a_line_on_a_terminal_is_changed_ten_times_a_second_and_wiped_out(clock, monkeypatch):
     stream = Terminal()
     status = StatusLine(stream)
     for seconds, text in ((0, "a long line"), (0.05, "not shown"), (0.06, "short"), (0, "not shown")):
         clock.now += seconds
-        status.show([(0, text)], due=False)
+        status.show(text, due=False)
     assert stream.getvalue() == "\ra long line" + "\rshort      "
     status.line("stays")
     status.line("alone")
     assert stream.getvalue().removeprefix("\ra long line\rshort      ") == "\r     \rstays\nalone\n"
     clock.now -= 1000
-    status.show([(0, "again and again")])
+    status.show("again and again")
     assert stream.getvalue().endswith("\ragain and again")
-    clock.now += 1
-    status.columns = lambda: 10  # the window has become narrower
-    status.show([(0, "over")])
-    assert stream.getvalue().endswith("\rover     ")
+    monkeypatch.setenv("COLUMNS", "10")
     status.erase()
-    assert stream.getvalue().endswith("\r    \r")
-    status.show([(0, "again and again")])
     clock.now += 1
-    status.show([(0, "again and again")])
-    assert stream.getvalue().endswith("\r    \r" + "\ragain and")
+    status.show("again and again")
+    assert stream.getvalue().endswith("\r               \r" + "\ragain and")
 
 
 # ------------------------------------------------------------------ standard output that is lost

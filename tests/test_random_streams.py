@@ -280,9 +280,10 @@ def test_xoroshiro_rejects_what_is_no_integer(seed):
 def test_xoroshiro_portions_make_one_stream():
     generator = Xoroshiro128Star(8)
     assert generator.words(3) + generator.words(0) + generator.words(70) == Xoroshiro128Star(8).words(73)
-    generator = Xoroshiro128Star(8)  # bitrand drops the rest of its last word
-    generator.bitrand(65)
-    assert generator.words(1) == Xoroshiro128Star(8).words(3)[2:]
+    for bits, taken in ((1, 1), (64, 1), (65, 2), (128, 2)):  # bitrand drops the rest of its last word
+        generator = Xoroshiro128Star(8)
+        generator.bitrand(bits)
+        assert generator.words(1) == Xoroshiro128Star(8).words(3)[taken : taken + 1]
 
 
 @pytest.mark.parametrize("n", [-1, 2.0, True])

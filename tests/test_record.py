@@ -293,7 +293,7 @@ def test_non_finite_loss_in_the_middle(monkeypatch, tmp_path):
     original, calls = TrainingAdjoint.__call__, []
 
     def sabotaged(self, *args):
-        calls.append(1)
+        calls.append(1) if self.N == SMALL["N"] else None  # not the tiny network of check_formulae
         loss, accuracy, gs = original(self, *args)
         return (np.nan if len(calls) == 7 else loss), accuracy, gs
 

@@ -1,6 +1,7 @@
 """Sweeps of tiny networks: complete, the same in every way of running them, and whole after every fault."""
 
 import dataclasses
+import importlib
 import os
 import re
 import signal
@@ -12,15 +13,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from example_code.experiments import delay_sweep, sweep
+from example_code.experiments import sweep
 from extras.checkpoint import FORMAT
 from extras.files import load_arrays, save_arrays
 from gradient_flossing_example import README_CALL, train_rnn_flossing
 from tests.conftest import ROOT
 
-SCRIPT = ROOT / "example_code" / "experiments" / "delay_sweep.py"
+SCRIPT = ROOT / "example_code" / "experiments" / "delay_sweep.py"  # imported when needed: it draws, and processes start faster
 TINY = ["--tasks", "xor", "--neurons", "8", "--steps", "30", "--preflossing", "20", "--delays", "5", "--seeds", "1"]
-SHORT = [*TINY, "--epochs", "200"]  # four runs: the conditions
+SHORT = [*TINY, "--epochs", "100"]  # four runs: the conditions
 ENDLESS = [*TINY, "--conditions", "none", "during", "--epochs", "1000000"]  # to be killed
 TINY_CALL = README_CALL._replace(N=8, E=3, Ep=0, Ni=0, T=30, delay=5, nLE=8)
 JOB = sweep.Job("tiny", TINY_CALL)
@@ -167,8 +168,8 @@ def test_the_time_left_is_that_of_the_jobs_so_far_and_the_line_goes_at_the_end(t
     sweep.do(done, tmp_path)
     clock, shown = iter([100, 6100, 12100, 18100]), []
     monkeypatch.setattr(sweep, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    show, erase = lambda parts: shown.append("  ".join(text for _, text in parts)), lambda: shown.append("erased")
-    monkeypatch.setattr(sweep, "StatusLine", lambda stream: SimpleNamespace(show=show, erase=erase))
+    line = SimpleNamespace(show=shown.append, erase=lambda: shown.append("erased"))
+    monkeypatch.setattr(sweep, "StatusLine", lambda stream: line)
     monkeypatch.setattr(sweep, "do_in_new_process", lambda job, out, end: "error")
     failed = sweep.do_all([done, *jobs_that_log(1, 2, 3)], tmp_path, 1)
     assert {job.label: error for job, error in failed.items()} == dict.fromkeys(["seed1", "seed2", "seed3"], "error")
@@ -242,8 +243,12 @@ def test_a_failing_run_is_listed_with_its_last_words_and_stops_nothing(tmp_path)
 # ------------------------------------------------------------------ the whole command
 
 
+def delay_sweep():
+    return importlib.import_module("example_code.experiments.delay_sweep").EXPERIMENT
+
+
 def jobs_of(argv):
-    return list(delay_sweep.make_jobs(delay_sweep.EXPERIMENT.parse(argv)).values())
+    return list(delay_sweep().make_jobs(delay_sweep().parse(argv)).values())
 
 
 def assert_same(argv, out, other):
@@ -284,7 +289,7 @@ def test_started_again_only_the_missing_and_the_damaged_is_done_and_what_is_the_
     for path in users:
         path.touch()
     before = {job: job.path(out).stat().st_mtime_ns for job in kept}
-    assert delay_sweep.EXPERIMENT.main([*SHORT, "--out", str(out)]) == 0
+    assert delay_sweep().main([*SHORT, "--out", str(out)]) == 0
     assert {job: job.path(out).stat().st_mtime_ns for job in kept} == before
     assert (out / "delay_sweep.csv").read_bytes() == table
     for path in users:
@@ -297,7 +302,7 @@ def test_shards_give_the_same_and_the_last_one_writes_the_table(short, tmp_path,
     monkeypatch.setenv("JOB_COMPLETIONS", "3")
     for done, options in zip((2, 3, 4), ([], ["--shard", "2/3"], ["--shard", "1/3"])):
         assert not (tmp_path / "delay_sweep.csv").exists()
-        assert delay_sweep.EXPERIMENT.main([*SHORT, "--out", str(tmp_path), *options]) == 0
+        assert delay_sweep().main([*SHORT, "--out", str(tmp_path), *options]) == 0
         assert sum(job.record(tmp_path) is not None for job in jobs_of(SHORT)) == done
     assert_same(SHORT, tmp_path, short[0])
 
@@ -305,11 +310,14 @@ def test_shards_give_the_same_and_the_last_one_writes_the_table(short, tmp_path,
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_killed_parent_leaves_no_process(number, status, tmp_path):
     parent = subprocess.Popen(command(tmp_path, *ENDLESS), stderr=subprocess.PIPE, text=True, start_new_session=True)
-    wait_until(lambda: len(list(tmp_path.glob("*/checkpoint"))) == 2)  # both train
-    pids = set(workers(parent.pid))
-    assert all(os.getsid(pid) == pid for pid in pids)  # so that Ctrl-C in a terminal reaches the sweep only
-    os.killpg(parent.pid, number)
-    _, err = parent.communicate()
+    try:
+        wait_until(lambda: len(list(tmp_path.glob("*/checkpoint"))) == 2)  # both train
+        pids = set(workers(parent.pid))
+        assert all(os.getsid(pid) == pid for pid in pids)  # so that Ctrl-C in a terminal reaches the sweep only
+        os.killpg(parent.pid, number)
+        _, err = parent.communicate()
+    finally:
+        parent.kill()  # should the test have failed so far
     wait_until(lambda: not pids & set(processes("example_code.experiments.sweep")))
     assert len(pids) == 2 and parent.returncode == status
     assert "Traceback" not in err and ("the same command goes on" in err) == (number == signal.SIGINT)

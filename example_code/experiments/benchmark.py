@@ -39,16 +39,13 @@ SEED = 1
 
 def step(kind, engine, N, T, B, Tp, nLE):
     """Function without arguments that takes one gradient of random float32 arrays."""
-    rng = np.random.default_rng(SEED)
-    call = example.README_CALL._replace(N=N, T=T, B=B, nLE=nLE, E=0)
-    ps = example.train_rnn_flossing(*call, progress=False).initial
-    s, target = rng.integers(0, 2, (2, T, 1, B)).astype(np.float32)
-    if kind == "flossing":
-        s, flossed = rng.integers(0, 2, (Tp, 1, 1)).astype(np.float32), {name: ps[name] for name in ("ws", "J", "b")}
-    engine = {"ours": "adjoint", "torch": "autograd"}[engine]
+    rng, engine = np.random.default_rng(SEED), {"ours": "adjoint", "torch": "autograd"}[engine]
+    ps = example.train_rnn_flossing(*example.README_CALL._replace(N=N, T=T, B=B, nLE=nLE, E=0), progress=False).initial
     if kind == "training":
+        s, target = rng.integers(0, 2, (2, T, 1, B)).astype(np.float32)
         gradient = example.training_engine(engine, N, T, B, FIRST_SCORED)
         return lambda: gradient(s, target, ps)
+    s, flossed = rng.integers(0, 2, (Tp, 1, 1)).astype(np.float32), {name: ps[name] for name in ("ws", "J", "b")}
     gradient = example.flossing_engine(engine, N, Tp, nLE, SEED, np.float32(0))
     return lambda: gradient(s, flossed, ps["xInit"])
 
@@ -61,15 +58,12 @@ def network_step(network, engine, dtype, H, k, T, B):
 
     dtype = getattr(torch, dtype)
     torch.manual_seed(SEED)
-    bits, layer = torch.randint(2, (T, B, 1)).to(dtype), getattr(torch.nn, network)(1, H, dtype=dtype)
-    cell = getattr(torch.nn, f"{network}Cell")(1, H, dtype=dtype)
-    cell.load_state_dict({name.removesuffix("_l0"): p for name, p in layer.named_parameters()})
+    bits, cell = torch.randint(2, (T, B, 1)).to(dtype), getattr(torch.nn, f"{network}Cell")(1, H, dtype=dtype)
     n = 2 * H if network == "LSTM" else H
-    split = lambda state: state.split(H, 1) if network == "LSTM" else state  # noqa: E731
 
     def jvp(x, state, V):
         """Forward differentiation of torch's cell."""
-        step = lambda s: torch.cat(cell(x, split(s)), 1) if network == "LSTM" else cell(x, s)  # noqa: E731
+        step = lambda s: torch.cat(cell(x, s.split(H, 1)), 1) if network == "LSTM" else cell(x, s)  # noqa: E731
         return torch.func.vmap(lambda v: torch.func.jvp(step, (state,), (v,)), 1, (None, 1))(V)
 
     def plain(x, h, V):
@@ -86,14 +80,11 @@ def network_step(network, engine, dtype, H, k, T, B):
             V, log_R = Q.mT, log_R + R.diagonal(dim1=-2, dim2=-1).abs().log()
         return log_R / T
 
-    take_exponents = {
-        "ours": lambda: lyapunov_exponents(layer, bits, k, dtype=dtype),
-        "jvp": lambda: by_hand(jvp),
-        "plain": lambda: by_hand(plain),
-    }[engine]
-
     def gradient():
-        exponents = take_exponents()
+        if engine == "ours":
+            exponents = lyapunov_exponents(cell, bits, k, dtype=dtype)
+        else:
+            exponents = by_hand(jvp if engine == "jvp" else plain)
         exponents.square().mean().backward()
         return exponents
 

@@ -68,7 +68,7 @@ def do_all(jobs, out, at_a_time):
     """Do the jobs that are not finished; returns dict job -> last line of its error, of those that fail."""
     missing, failed, started = [job for job in jobs if job.record(out) is None], {}, time.monotonic()
     status, found = StatusLine(sys.stderr), len(jobs) - len(missing)
-    status.show([(0, f"{found}/{len(jobs)} done, 0 failed")])
+    status.show(f"{found}/{len(jobs)} done, 0 failed")
     end, lifeline = os.pipe()  # the processes end when this one closes its side, or ends, however that is
     pool = ThreadPoolExecutor(at_a_time)
     futures = {pool.submit(do_in_new_process, job, out, end): job for job in missing}
@@ -77,8 +77,7 @@ def do_all(jobs, out, at_a_time):
             if error := future.result():
                 failed[futures[future]] = error
             left = (len(missing) - count) * (time.monotonic() - started) / count / 60
-            done = f"{found + count - len(failed)}/{len(jobs)} done, {len(failed)} failed"
-            status.show([(0, done), (1, f"{left:.0f} min left")])
+            status.show(f"{found + count - len(failed)}/{len(jobs)} done, {len(failed)} failed  {left:.0f} min left")
     finally:
         status.erase()
         os.close(lifeline)

@@ -13,7 +13,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import Experiment, Job, draw_seeds, learned, markdown, readme_call  # noqa: E402
-from extras.figures import COLOURS, CONDITIONS, GREY, new_figure, running_mean  # noqa: E402
+from extras.figures import COLOURS, CONDITIONS, GREY, new_figure  # noqa: E402
 from extras.lyapunov import (  # noqa: E402
     Diagnostics, log_condition_number, log_singular_values, step_jacobians, trajectory,
 )  # fmt: skip
@@ -94,6 +94,11 @@ def summary(rows):
         lines.append([target, ", ".join(reached), ", ".join(learned(mine)), final, gradient, conditions])
     reached, conditions = "exponents reached: mean, largest, smallest", "condition before, flossed, trained"
     return markdown(["target", reached, "learned", "final", "gradient norm", conditions], lines)
+
+
+def running_mean(values):
+    """Mean over ten values around each one, fewer at the ends."""
+    return np.array([values[max(0, i - 5) : i + 5].mean() for i in range(len(values))])
 
 
 def draw(records, rows):
