@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from example_code.experiments import own_network
 from extras import flossing
 from extras.flossing import floss, flossing_loss, lyapunov_exponents, open_gates
 from tests.conftest import ROOT
@@ -1003,31 +1002,3 @@ def test_the_file_needs_nothing_but_torch_and_numpy(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "[2, 2]" in done.stdout
-
-
-def test_the_example_runs(tmp_path):
-    script = str(ROOT / "example_code" / "floss_your_own_network.py")
-    command = [sys.executable, script, "--network", "GRU", "--epochs", "1", "--steps", "1", "--delay", "100"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "floss_your_own_network.png").exists()
-
-
-def test_the_target_of_the_example_is_the_xor():
-    from example_code.floss_your_own_network import delayed_xor
-
-    bits, target = delayed_xor(2, 40, 7, torch.Generator().manual_seed(1))
-    assert bits.shape == (40, 2, 1) and target.shape == (26, 2, 1)
-    for t in range(14, 40):
-        assert torch.equal(target[t - 14], (bits[t - 7] != bits[t - 14]).float())
-
-
-def test_the_initial_weights_of_the_experiment_are_what_their_names_say():
-    torch.manual_seed(1)
-    deviation = 80**-0.5  # of N(0, 1) / sqrt(H); torch's are uniform up to that
-    spread = {start: functions[0](functions[1][0]) for start, functions in own_network.STARTS.items()}
-    assert spread["paper"].weight_hh_l0.std().item() == pytest.approx(deviation, rel=0.05)
-    assert spread["torch"].weight_hh_l0.std().item() == pytest.approx(deviation / 3**0.5, rel=0.05)
-    assert spread["example"].weight_ih_l0.std().item() == pytest.approx(1, rel=0.3)
-    gates = spread["holding"].bias_ih_l0.view(3, -1)  # of a GRU: r z n
-    assert (gates[0] == 3).all() and (gates[1] == 1).all()
