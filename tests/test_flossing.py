@@ -951,6 +951,57 @@ def test_spread_is_the_deviation_of_the_outputs_over_time(kind):
         assert_close(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), 1e-10)
 
 
+def blind_or_not(kind, strength):
+    """Network, batch and options; its first unit alone gets input, of that strength."""
+    network, inputs, _ = draw("tanh", batch_first=kind == "batch_first")
+    with torch.no_grad():
+        network.weight_ih_l0.zero_()[0] = strength
+    options = dict(progress=False, steps=2, lr=1e-6)
+    if kind == "callable":
+        cell = same_weights(network, nn.RNNCell(I, H).double())
+        options |= dict(state=torch.zeros(B, H, dtype=torch.float64), parameters=list(cell.parameters()))
+        network = lambda x, h: cell(x, h)  # noqa: E731
+    return network, inputs.transpose(0, 1) if kind == "batch_first" else inputs, options
+
+
+@pytest.mark.parametrize("kind", ["tanh", "batch_first", "callable"])
+def test_a_network_that_goes_blind_is_warned_of_once_with_what_to_do(kind):
+    network, inputs, options = blind_or_not(kind, 1e-3)
+    with pytest.warns(RuntimeWarning, match=r"has gone blind: .* open_gates\(network\) before .* spread=0.5") as warned:
+        floss(network, lambda: inputs, 3, **options)
+    assert len(warned) == 1 and warned[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["tanh", "batch_first", "callable"])
+def test_networks_that_see_and_inputs_that_do_not_tell_get_no_warning(kind):
+    network, inputs, options = blind_or_not(kind, 0.1)
+    floss(network, inputs, 3, **options)
+    network, inputs, options = blind_or_not(kind, 1e-3)
+    floss(network, inputs[:1] * 0 + 1, 1, **options | dict(state=None) if kind != "callable" else options)
+    floss(network, inputs, 3, **options | dict(steps=0))
+    if kind == "callable":
+        floss(lambda x, h: network(torch.zeros(B, I).double(), h), T, 3, **options)
+
+
+@pytest.mark.parametrize("kind", ["batch_first", "tanh", "callable"])
+def test_the_gain_of_the_input_is_the_change_by_another_last_input_under_the_same_noise(kind):
+    network, inputs, options = blind_or_not(kind, 0.1)
+    time = int(kind == "batch_first")
+    steps = inputs.movedim(time, 0)
+    furthest = max(range(T), key=lambda t: (steps[t] - steps[-1]).abs().sum())
+    other = torch.cat([steps[:-1], steps[furthest : furthest + 1]]).movedim(0, time)
+    options = {"state": options["state"]} if kind == "callable" else {}
+    last, changed = (flossing._simulate(network, x, 1, **options)[1][-1] for x in (inputs, other))
+    expected = ((changed - last).square().mean() / last.square().mean()).sqrt().item()
+    assert flossing._input_gain(network, inputs, options) == pytest.approx(expected, rel=1e-12)
+    network, inputs, _ = draw("GRU", layers=2, dropout=0.5)
+    with torch.no_grad():
+        network.weight_ih_l0.zero_()
+    state = torch.get_rng_state()
+    assert flossing._input_gain(network, inputs, {}) == 0 and torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("network", [nn.GRU(I, H, num_layers=2), nn.LSTM(I, H), nn.GRUCell(I, H), nn.LSTMCell(I, H)])
 def test_open_gates_lets_the_new_in_and_the_old_out_and_leaves_the_candidate_alone(network):
     before = {name: p.clone() for name, p in network.named_parameters()}
