@@ -34,7 +34,6 @@ from torch.nn.functional import linear
 
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 RANK_TOLERANCE = 10  # a column with |R_ii| below 10 n eps max|R_jj| is dependent; rounding alone gave up to 2 n eps
-BLIND = 0.003  # mean square root over units of what the last input changes; blind GRUs 4e-4, as torch draws them 0.03, open 0.1
 BLIND = 0.005  # of _input_gain
 RECOMPUTE_BYTES = 5e7  # of the tangents of all steps; above, the backward pass, which needs five times that, recomputes them
 
@@ -190,9 +189,12 @@ def _input_gain(network, batch, options):
         return math.inf
     changed, outputs = inputs.clone(), []
     changed[-1] = inputs[distance.argmax()]
-    for x in (inputs, changed):
-        with torch.random.fork_rng([batch.device] if batch.is_cuda else []):
-            outputs.append(_simulate(network, x.movedim(0, time), 1, **options)[1][-1])
+    try:
+        for x in (inputs, changed):
+            with torch.random.fork_rng([batch.device] if batch.is_cuda else []):
+                outputs.append(_simulate(network, x.movedim(0, time), 1, **options)[1][-1])
+    except (ValueError, ArithmeticError, RuntimeError):  # after a last update that went too far: no history is lost by it
+        return math.inf
     return float((outputs[1] - outputs[0]).norm() / outputs[0].norm())
 
 

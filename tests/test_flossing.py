@@ -984,6 +984,15 @@ def test_networks_that_see_and_inputs_that_do_not_tell_get_no_warning(kind):
         floss(lambda x, h: network(torch.zeros(B, I).double(), h), T, 3, **options)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_last_update_that_went_too_far_costs_no_history():
+    network, inputs, _ = draw("tanh")
+    history = floss(network, inputs, 3, steps=1, optimizer=torch.optim.SGD(network.parameters(), lr=1e200), progress=False)
+    assert history.loss.shape == (1,)
+    with pytest.raises(ValueError, match="k must be at most 0"):
+        lyapunov_exponents(network, inputs, 3)
+
+
 @pytest.mark.parametrize("kind", ["batch_first", "tanh", "callable"])
 def test_the_gain_of_the_input_is_the_change_by_another_last_input_under_the_same_noise(kind):
     network, inputs, options = blind_or_not(kind, 0.1)
