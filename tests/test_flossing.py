@@ -969,7 +969,8 @@ def test_a_network_that_goes_blind_is_warned_of_once_with_what_to_do(kind):
     network, inputs, options = blind_or_not(kind, 1e-3)
     with pytest.warns(RuntimeWarning, match=r"has gone blind: .* open_gates\(network\) before .* spread=0.5") as warned:
         floss(network, lambda: inputs, 3, **options)
-    assert len(warned) == 1 and warned[0].filename == __file__
+    ours = [warning for warning in warned if warning.category is RuntimeWarning]  # torch.func may warn when first used
+    assert len(ours) == 1 and ours[0].filename == __file__
 
 
 @pytest.mark.filterwarnings("error")
