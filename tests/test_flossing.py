@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from example_code.experiments import own_network
 from extras import flossing
 from extras.flossing import floss, flossing_loss, lyapunov_exponents, open_gates
 from tests.conftest import ROOT
@@ -952,6 +951,67 @@ def test_spread_is_the_deviation_of_the_outputs_over_time(kind):
         assert_close(torch.autograd.grad(loss, parameters), torch.autograd.grad(expected, parameters), 1e-10)
 
 
+def blind_or_not(kind, strength):
+    """Network, batch and options; its first unit alone gets input, of that strength."""
+    network, inputs, _ = draw("tanh", batch_first=kind == "batch_first")
+    with torch.no_grad():
+        network.weight_ih_l0.zero_()[0] = strength
+    options = dict(progress=False, steps=2, lr=1e-6)
+    if kind == "callable":
+        cell = same_weights(network, nn.RNNCell(I, H).double())
+        options |= dict(state=torch.zeros(B, H, dtype=torch.float64), parameters=list(cell.parameters()))
+        network = lambda x, h: cell(x, h)  # noqa: E731
+    return network, inputs.transpose(0, 1) if kind == "batch_first" else inputs, options
+
+
+@pytest.mark.parametrize("kind", ["tanh", "batch_first", "callable"])
+def test_a_network_that_goes_blind_is_warned_of_once_with_what_to_do(kind):
+    network, inputs, options = blind_or_not(kind, 1e-3)
+    with pytest.warns(RuntimeWarning, match=r"has gone blind: .* open_gates\(network\) before .* spread=0.5") as warned:
+        floss(network, lambda: inputs, 3, **options)
+    ours = [warning for warning in warned if warning.category is RuntimeWarning]  # torch.func may warn when first used
+    assert len(ours) == 1 and ours[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["tanh", "batch_first", "callable"])
+def test_networks_that_see_and_inputs_that_do_not_tell_get_no_warning(kind):
+    network, inputs, options = blind_or_not(kind, 0.1)
+    floss(network, inputs, 3, **options)
+    network, inputs, options = blind_or_not(kind, 1e-3)
+    floss(network, inputs[:1] * 0 + 1, 1, **options | dict(state=None) if kind != "callable" else options)
+    floss(network, inputs, 3, **options | dict(steps=0))
+    if kind == "callable":
+        floss(lambda x, h: network(torch.zeros(B, I).double(), h), T, 3, **options)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_last_update_that_went_too_far_costs_no_history():
+    network, inputs, _ = draw("tanh")
+    history = floss(network, inputs, 3, steps=1, optimizer=torch.optim.SGD(network.parameters(), lr=1e200), progress=False)
+    assert history.loss.shape == (1,)
+    with pytest.raises(ValueError, match="k must be at most 0"):
+        lyapunov_exponents(network, inputs, 3)
+
+
+@pytest.mark.parametrize("kind", ["batch_first", "tanh", "callable"])
+def test_the_gain_of_the_input_is_the_change_by_another_last_input_under_the_same_noise(kind):
+    network, inputs, options = blind_or_not(kind, 0.1)
+    time = int(kind == "batch_first")
+    steps = inputs.movedim(time, 0)
+    furthest = max(range(T), key=lambda t: (steps[t] - steps[-1]).abs().sum())
+    other = torch.cat([steps[:-1], steps[furthest : furthest + 1]]).movedim(0, time)
+    options = {"state": options["state"]} if kind == "callable" else {}
+    last, changed = (flossing._simulate(network, x, 1, **options)[1][-1] for x in (inputs, other))
+    expected = ((changed - last).square().mean() / last.square().mean()).sqrt().item()
+    assert flossing._input_gain(network, inputs, options) == pytest.approx(expected, rel=1e-12)
+    network, inputs, _ = draw("GRU", layers=2, dropout=0.5)
+    with torch.no_grad():
+        network.weight_ih_l0.zero_()
+    state = torch.get_rng_state()
+    assert flossing._input_gain(network, inputs, {}) == 0 and torch.equal(torch.get_rng_state(), state)
+
+
 @pytest.mark.parametrize("network", [nn.GRU(I, H, num_layers=2), nn.LSTM(I, H), nn.GRUCell(I, H), nn.LSTMCell(I, H)])
 def test_open_gates_lets_the_new_in_and_the_old_out_and_leaves_the_candidate_alone(network):
     before = {name: p.clone() for name, p in network.named_parameters()}
@@ -1003,31 +1063,3 @@ def test_the_file_needs_nothing_but_torch_and_numpy(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "[2, 2]" in done.stdout
-
-
-def test_the_example_runs(tmp_path):
-    script = str(ROOT / "example_code" / "floss_your_own_network.py")
-    command = [sys.executable, script, "--network", "GRU", "--epochs", "1", "--steps", "1", "--delay", "100"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out" / "floss_your_own_network.png").exists()
-
-
-def test_the_target_of_the_example_is_the_xor():
-    from example_code.floss_your_own_network import delayed_xor
-
-    bits, target = delayed_xor(2, 40, 7, torch.Generator().manual_seed(1))
-    assert bits.shape == (40, 2, 1) and target.shape == (26, 2, 1)
-    for t in range(14, 40):
-        assert torch.equal(target[t - 14], (bits[t - 7] != bits[t - 14]).float())
-
-
-def test_the_initial_weights_of_the_experiment_are_what_their_names_say():
-    torch.manual_seed(1)
-    deviation = 80**-0.5  # of N(0, 1) / sqrt(H); torch's are uniform up to that
-    spread = {start: functions[0](functions[1][0]) for start, functions in own_network.STARTS.items()}
-    assert spread["paper"].weight_hh_l0.std().item() == pytest.approx(deviation, rel=0.05)
-    assert spread["torch"].weight_hh_l0.std().item() == pytest.approx(deviation / 3**0.5, rel=0.05)
-    assert spread["example"].weight_ih_l0.std().item() == pytest.approx(1, rel=0.3)
-    gates = spread["holding"].bias_ih_l0.view(3, -1)  # of a GRU: r z n
-    assert (gates[0] == 3).all() and (gates[1] == 1).all()
