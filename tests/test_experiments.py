@@ -61,8 +61,8 @@ FAILS = np.full(150, 0.5)
 # ------------------------------------------------------------------ the command line of all of them
 
 
-def test_there_are_six_experiments_and_a_benchmark():
-    assert len(NAMES) == 6 and "--quick" in (FOLDER / "benchmark.py").read_text()
+def test_there_are_seven_experiments_and_a_benchmark():
+    assert len(NAMES) == 7 and "--quick" in (FOLDER / "benchmark.py").read_text()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -91,7 +91,9 @@ def dies_at(epoch, method):
     return training_step
 
 
-@pytest.mark.parametrize("name, trials", [("longest_delay", "reported"), ("schedule_search", "searched")])
+@pytest.mark.parametrize("name, trials", [
+    ("longest_delay", "reported"), ("schedule_search", "searched"), ("longest_delay_low_rate", "low_rate"),
+])
 def test_the_committed_tables_are_those_of_the_script(name, trials):
     rows = table(name)
     assert len(rows) == len(TRIALS[trials])
@@ -103,7 +105,7 @@ def test_the_committed_tables_are_those_of_the_script(name, trials):
 
 def test_what_is_reported_was_not_searched_with_and_is_run_once():
     assert not {seed for _, seed in TRIALS["reported"]} & {seed for _, seed in TRIALS["searched"]}
-    for trials, count in (("reported", 26), ("searched", 8), ("quick", 2)):
+    for trials, count in (("reported", 26), ("searched", 8), ("low_rate", 1), ("quick", 2)):
         jobs = EXPERIMENT.make_jobs(EXPERIMENT.parse(["--trials", trials]))
         assert len({job.path("") for job in jobs.values()}) == count
 
