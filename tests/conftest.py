@@ -38,8 +38,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def long(*values):
-    """Values of a parameter with which a test is run by --long only."""
-    return [pytest.param(value, marks=pytest.mark.long) for value in values]
+    """Values of a parameter, or tuples of several, with which a test is run by --long only."""
+    return [pytest.param(*v if isinstance(v, tuple) else [v], marks=pytest.mark.long) for v in values]
 
 
 def short_call(**changes):

@@ -287,10 +287,11 @@ def test_there_are_as_many_noisy_runs_as_their_length_allows(monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("case", ["copy_delay0", "orthogonal_parity4", "u_full_rank_N37_B3"])
-def test_no_set_of_noise_seeds_makes_a_right_recording_wrong(case):
+def test_no_set_of_noise_seeds_makes_a_right_recording_wrong():
+    """Of the recording with the heaviest tail."""
     for first_seed in range(0, 192, 32):
-        comparison = tool.Comparison(recording(case), noisy_runs=partial(limits.noisy_runs, first_seed=first_seed))
+        runs = partial(limits.noisy_runs, first_seed=first_seed)
+        comparison = tool.Comparison(recording("u_full_rank_N37_B3"), noisy_runs=runs)
         assert comparison.passed, "\n" + comparison.table()
 
 
