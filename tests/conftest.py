@@ -37,6 +37,11 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item not in left_out]
 
 
+def long(*values):
+    """Values of a parameter, or tuples of several, with which a test is run by --long only."""
+    return [pytest.param(*v if isinstance(v, tuple) else [v], marks=pytest.mark.long) for v in values]
+
+
 def short_call(**changes):
     """A call of a second, as a dict of the 33: 16 neurons, 6 epochs, flossing before and at epoch 4."""
     small = README_CALL._replace(N=16, E=6, Ef=4, Ei=2, Ep=3, Ni=1, B=4, T=40, Tp=30, Ti=40, delay=5, nLE=10)

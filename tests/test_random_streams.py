@@ -309,3 +309,40 @@ def test_a_seed_is_cut_into_limbs_of_32_bits_the_least_first(seed, limbs):
     expected = MersenneTwister(0)
     expected._start(init_by_array(limbs))
     np.testing.assert_array_equal(MersenneTwister(seed).words(8), expected.words(8))
+
+
+def init_by_array_as_published(key):
+    """p of dSFMT_init_by_array (dSFMT 2.2), step by step as in its C code, before the exponents and the period are set."""
+    size, mid, lag, mask = 768, 378, 11, 0xFFFFFFFF
+    p, i = [0x8B8B8B8B] * size, 0
+
+    def first(added):
+        nonlocal i
+        x = p[i] ^ p[(i + mid) % size] ^ p[(i + size - 1) % size]
+        r = (x ^ x >> 27) * 1664525 & mask
+        p[(i + mid) % size] = p[(i + mid) % size] + r & mask
+        r = r + added & mask
+        p[(i + mid + lag) % size] = p[(i + mid + lag) % size] + r & mask
+        p[i], i = r, (i + 1) % size
+
+    count = len(key) + 1 if len(key) + 1 > size else size
+    first(len(key))
+    for j in range(count - 1):
+        first(key[j] + i if j < len(key) else i)
+    for _ in range(size):
+        x = p[i] + p[(i + mid) % size] + p[(i + size - 1) % size] & mask
+        r = (x ^ x >> 27) * 1566083941 & mask
+        p[(i + mid) % size] ^= r
+        r = r - i & mask
+        p[(i + mid + lag) % size] ^= r
+        p[i], i = r, (i + 1) % size
+    return p
+
+
+@pytest.mark.parametrize("limbs", [1, 3, 766, 767, 768, 801])
+def test_the_state_of_a_key_of_any_length_is_as_published(limbs):
+    """No seed that was recorded has more limbs than the state."""
+    key = list(range(5, 5 + limbs))
+    low, high = np.array(init_by_array_as_published(key), np.uint64).reshape(-1, 2).T
+    fraction = np.uint64((1 << 52) - 1)
+    np.testing.assert_array_equal(init_by_array(key)[:-2] & fraction, (low | high << np.uint64(32))[:-2] & fraction)

@@ -3,32 +3,27 @@
 Limits are computed where this runs, see tests/side_by_side/limits.py: they are right on other processors, too.
 """
 
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 import pytest
 
 import gradient_flossing_example as port
 from gradient_flossing_example import flossing_gradient
+from tests.conftest import long
 from tests.side_by_side import limits
-from tests.side_by_side.compare_with_original import REFERENCE, Comparison, read_arguments, read_recording
-from tests.side_by_side.recordings import Start
+from tests.side_by_side.compare_with_original import REFERENCE, Comparison, read_arguments
+from tests.test_side_by_side import noisy_runs, recording
 
 RECORDINGS = sorted(path.stem.removeprefix("run_") for path in REFERENCE.glob("run_*.npz"))
-SHORT = ["copy_small", "w_T_just_above"]  # whole runs in the default run of the tests, those of all others with --long
-LONG = [pytest.param(case, marks=pytest.mark.long) for case in RECORDINGS if case not in SHORT]
 ONCE = [case for case in RECORDINGS if not case.endswith("second_julia_run")]
-AUTOGRAD = [(case, "autograd") for case in ("copy_delay0", "no_preflossing", "orthogonal_parity4")]
-
-
-def recording(case):
-    return read_recording(REFERENCE / f"run_{case}.npz")
-
-
-@lru_cache(maxsize=None)
-def noisy_runs(arguments, flossing_noise, start=Start({}), draws=None):
-    """Both engines have those of the whole run in common."""
-    return limits.noisy_runs(arguments, flossing_noise, start, draws, jobs=2)
+SHORT = ["copy_small", "w_T_just_above"]  # whole runs in the default run of the tests, those of all others with --long
+WHOLE = [(case, engine) for case in SHORT for engine in ("adjoint", "autograd")]
+WHOLE += long(*((case, "adjoint") for case in RECORDINGS if case not in SHORT))
+WHOLE += long(*((case, "autograd") for case in ONCE if case not in [*SHORT, "readme_seed11"]))  # half a minute each
+LARGE = ["no_flossing", "preflossing", "readme_seed11"]  # as readme_seed1, whose first steps stand for theirs by default
+FIRST = [(case, "adjoint") for case in ONCE if case not in SHORT + LARGE]
+FIRST += [(case, "autograd") for case in ("copy_delay0", "no_preflossing", "orthogonal_parity4")]
 
 
 @pytest.mark.parametrize("case", ONCE)
@@ -44,18 +39,18 @@ def test_the_initial_weights_are_the_recorded_ones(case):
             np.testing.assert_array_equal(initial[name], recorded[f"init_{name}"])
 
 
-@pytest.mark.parametrize("case, engine", [*((case, "adjoint") for case in ONCE if case not in SHORT), *AUTOGRAD])
-def test_the_first_steps_agree_with_every_recording(case, engine):
+@pytest.mark.parametrize("case, engine", FIRST)
+def test_the_first_steps_agree_with_the_recordings(case, engine):
     comparison = Comparison(recording(case), engine, noisy_runs=None)
     assert comparison.passed, "\n" + comparison.table()
     assert sum(line.verdict == limits.OK for line in comparison.lines) >= 19  # and they were compared
 
 
-@pytest.mark.parametrize("engine", ["adjoint", "autograd"])
-@pytest.mark.parametrize("case", SHORT + LONG)
+@pytest.mark.parametrize("case, engine", WHOLE)
 def test_the_port_agrees_with_every_recording(case, engine):
-    few = partial(noisy_runs, draws=8)  # enough where the tail is light
-    comparison = Comparison(recording(case), engine, few if case in SHORT else noisy_runs)
+    # eight draws are enough where the tail is light, twelve as for the README call for a call's second recording
+    draws = 8 if case in SHORT else None if case in ONCE else 12
+    comparison = Comparison(recording(case), engine, partial(noisy_runs, draws=draws, jobs=2))
     assert comparison.passed, "\n" + comparison.table()
     # and it was compared: the whole run if noisy runs do not part before its first epoch, and what follows preflossing
     verdict = lambda rung, name: comparison.line(rung, name).verdict

@@ -74,7 +74,7 @@ def slurm(monkeypatch):
             if name == "munged":
                 wait_until(lambda: (folder / "munge.socket").exists())
         try:
-            wait_until(lambda: ask("sinfo", "-h", "-o", "%T %D") == "idle 2", seconds=20)
+            wait_until(lambda: ask("sinfo", "-h", "-o", "%T %D") == "idle 2", seconds=120)
         except AssertionError:
             pytest.skip(f"no Slurm could be started here: {ask('sinfo')}")
         yield started
