@@ -11,12 +11,9 @@ from torch import nn
 from example_code.experiments import own_network, sweep, tasks
 from example_code.experiments.own_network import CONDITIONS, KINDS
 from example_code.experiments.tasks import TASKS
+from tests.test_experiments import jobs_of, numbers, table
 
 RNG = lambda: torch.Generator().manual_seed(1)  # noqa: E731
-
-
-def jobs_of(*options):
-    return own_network.EXPERIMENT.make_jobs(own_network.EXPERIMENT.parse(options))
 
 
 # ------------------------------------------------------------------ tasks
@@ -106,12 +103,12 @@ def test_conditions_change_what_their_names_say():
 
 
 def test_each_network_gets_the_conditions_that_it_can_have():
-    keys = jobs_of("--tasks", "xor", "--seeds", "1")
+    keys = jobs_of(own_network, "--tasks", "xor", "--seeds", "1")
     assert [sum(key[1] == kind for key in keys) for kind in KINDS] == [5, 8, 9]
     assert {key[2] for key in keys if key[1] == "LSTM"} >= {"forget bias 1", "chrono", "open gates, orthogonal"}
     assert all(job.arguments == (*key, 25) for key, job in keys.items())
-    assert all(job.arguments[-1] == 3 for job in jobs_of("--seconds", "3").values())
-    assert len(jobs_of()) == 4 * 5 * 22
+    assert all(job.arguments[-1] == 3 for job in jobs_of(own_network, "--seconds", "3").values())
+    assert len(jobs_of(own_network)) == 4 * 5 * 22
 
 
 # ------------------------------------------------------------------ training
@@ -149,7 +146,7 @@ def test_copies_of_the_flossed_network_are_trained_until_a_size_is_not_learned(m
     monkeypatch.setattr(own_network, "train", train)
     monkeypatch.setattr(own_network, "floss", floss)
     monkeypatch.setattr(own_network, "add_flossing_gradient", lambda *args: None)
-    keys = jobs_of("--tasks", "xor", "--seeds", "3", "--seconds", "31")
+    keys = jobs_of(own_network, "--tasks", "xor", "--seeds", "3", "--seconds", "31")
     job = keys["xor", "GRU", "open gates, flossed, spread, beside training", 3]
     sweep.do(job, tmp_path)
     assert trained == [(1, 3, 7), (2, 3, 7), (4, 3, 7)] and flossed == [(2, 0.5)]
@@ -214,6 +211,21 @@ def test_digits_are_scored_by_the_test_set(monkeypatch, clock):
 
 
 # ------------------------------------------------------------------ table and figure
+
+
+def test_the_committed_table_is_that_of_the_script():
+    """Sizes one after the other, all learned but perhaps the last; no training began after its time."""
+    jobs = jobs_of(own_network)
+    groups = own_network.by(numbers(table("own_network")), "task", "network", "condition", "seed")
+    assert groups.keys() <= jobs.keys() and {key[0] for key in groups} == set(TASKS)
+    for key, rows in groups.items():
+        task, condition = TASKS[key[0]], CONDITIONS[key[2]]
+        assert [row["size"] for row in rows] == list(task.sizes[: len(rows)])
+        assert all(row["epoch_learned"] == row["epochs"] for row in rows[:-1])
+        for row in rows:
+            assert row["flossing_steps"] == int(condition.before * task.steps)
+            seconds = row["flossing_seconds"] + row["training_seconds"]
+            assert row["epoch_learned"] or seconds == pytest.approx(task.seconds, abs=1)  # the last epoch may end later
 
 
 def row(task, kind, condition, seed, size, learned, seconds=3.0, score=0.5):
