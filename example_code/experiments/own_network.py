@@ -165,7 +165,8 @@ def draw(records, rows):
                 ax.plot([], [], "o", color=colour, label=size)
             ax.set_title(task)
             ax.set_xlabel("test accuracy" if task == "digits" else "seconds")
-            ax.legend(fontsize=7)
+            ax.locator_params(axis="x", nbins=3)
+            ax.legend(fontsize=7, loc="upper left")
         ax.set_yticks(range(len(lines)), [f"{kind}: {condition}" for kind, condition in lines], fontsize=7)
         ax.invert_yaxis()
     return figure
