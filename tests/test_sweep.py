@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,9 @@ def succeed(argv):
     done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
+
+
+needs_ps = pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps, to see what processes there are")
 
 
 def processes(pattern, **parents):
@@ -202,6 +206,7 @@ def workers(parent):
     return processes("example_code.experiments.sweep", ppid=parent)
 
 
+@needs_ps
 def test_two_sweeps_in_one_folder_do_each_run_once(waits):
     jobs, errors = jobs_that_log(1, 2), []
     both = [threading.Thread(target=lambda: errors.append(sweep.do_all(jobs, waits, 2))) for _ in range(2)]
@@ -215,6 +220,7 @@ def test_two_sweeps_in_one_folder_do_each_run_once(waits):
     assert sorted(logged(waits)) == ["1 0 1", "2 0 1"]
 
 
+@needs_ps
 def test_killed_workers_are_listed_and_go_on_from_their_checkpoints(waits):
     jobs, errors = jobs_that_log(1, 2), []
     thread = threading.Thread(target=lambda: errors.append(sweep.do_all(jobs, waits, 2)))
@@ -307,6 +313,7 @@ def test_shards_give_the_same_and_the_last_one_writes_the_table(short, tmp_path,
     assert_same(SHORT, tmp_path, short[0])
 
 
+@needs_ps
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_a_killed_parent_leaves_no_process(number, status, tmp_path):
     parent = subprocess.Popen(command(tmp_path, *ENDLESS), stderr=subprocess.PIPE, text=True, start_new_session=True)
