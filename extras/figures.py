@@ -110,7 +110,7 @@ def draw_spectrum(ax, record):
     for i, (label, spectrum) in enumerate(spectra.items()):
         ax.plot(np.arange(1, len(spectrum) + 1), spectrum, color=(BLACK, *COLOURS)[i], linestyle=DASHES[i + 1], label=label)
     ax.axhline(record.parameters["Lwnt"], color=GREY, linewidth=1, zorder=0, label="target")
-    ax.set(xlabel="index i of the exponent", ylabel="Lyapunov exponent λᵢ (1/step)")
+    ax.set(xlabel="index i of the exponent", ylabel="exponent λᵢ (1/step)")
 
 
 def draw_flossing_loss(ax, record):
