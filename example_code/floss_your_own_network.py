@@ -13,14 +13,13 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from extras.figures import COLOURS, new_figure  # noqa: E402
 from extras.flossing import floss, open_gates  # noqa: E402
-from extras.record import LEARNED, WINDOW  # noqa: E402
+from extras.record import epoch_learned  # noqa: E402
 
 H = 80  # hidden units
 B, T = 16, 300  # trials and time steps of a training batch
@@ -87,9 +86,9 @@ def main(argv=None):
             accuracies.append(accuracy)
             if epoch % 50 == 0:
                 print(f"{label}: epoch {epoch}/{args.epochs}  loss {loss:.4f}  accuracy {100 * accuracy:.1f} %", flush=True)
-        above = np.convolve(accuracies, np.full(WINDOW, 1 / WINDOW))[WINDOW - 1 : args.epochs] > LEARNED
-        print(f"{label}: " + (f"learned at epoch {WINDOW + above.argmax()}" if above.any() else "not learned"))
-        axes.plot(range(1, args.epochs + 1), 100 * np.array(accuracies), color=colour, label=label)
+        learned = epoch_learned(accuracies)
+        print(f"{label}: learned at epoch {learned}" if learned else f"{label}: not learned")
+        axes.plot(range(1, args.epochs + 1), [100 * accuracy for accuracy in accuracies], color=colour, label=label)
     axes.set(xlabel="training epoch", ylabel="accuracy (%)", title=f"nn.{args.network}, delayed XOR, delay {args.delay}")
     axes.legend()
     figure.savefig(path := args.out / f"floss_your_own_network_{args.network}_delay{args.delay}.png")

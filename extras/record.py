@@ -60,12 +60,8 @@ class TrainingRecord:
     versions: dict = field(default_factory=dict)  # what made it: engine, python, numpy, ...
 
     def epoch_learned(self):
-        """First epoch up to which the last WINDOW epochs have a mean accuracy above LEARNED; None if none."""
-        if len(self.accuracy) < WINDOW:
-            return None
-        mean = np.convolve(self.accuracy, np.full(WINDOW, 1 / WINDOW), mode="valid")
-        above = np.flatnonzero(mean > LEARNED)
-        return int(above[0]) + WINDOW if len(above) else None
+        """epoch_learned() of its accuracies."""
+        return epoch_learned(self.accuracy)
 
     def final_accuracy(self):
         """Mean accuracy of the last FINAL_EPOCHS epochs (each a new batch); NaN without epochs."""
@@ -167,6 +163,14 @@ def check_arrays(arrays, expected):
 
 
 # ------------------------------------------------------------------ small things
+
+
+def epoch_learned(accuracy):
+    """First epoch up to which the last WINDOW of the accuracies (E,) have a mean above LEARNED; None if none."""
+    if len(accuracy) < WINDOW:
+        return None
+    above = np.flatnonzero(np.convolve(accuracy, np.full(WINDOW, 1 / WINDOW), mode="valid") > LEARNED)
+    return int(above[0]) + WINDOW if len(above) else None
 
 
 def mean_of_last(values):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from example_code import floss_your_own_network
 from example_code.experiments import sweep, what_it_knows
 from example_code.experiments.what_it_knows import DELAYS, H, LAGS, derivatives, draw, look, look_at_stages, summary
 from example_code.experiments.experiment import readme_call
@@ -78,7 +79,7 @@ def test_torchs_networks_are_flossed_and_trained_as_asked(kind, flossing, gates,
         seen.append((delay, seed))
         yield from ((0.0, accuracy) for accuracy in np.arange(1000.0))
 
-    monkeypatch.setattr(what_it_knows, "floss", floss)
+    monkeypatch.setattr(floss_your_own_network, "floss", floss)
     monkeypatch.setattr(what_it_knows, "training", training)
     drawn, flossed, (stage, network, accuracy) = what_it_knows.torch_stages(kind, flossing, 4, 7, 30)
     torch.manual_seed(4)

@@ -83,8 +83,10 @@ def floss_and_train(name, kind, condition, seed, seconds, **_):
 
 
 def train(network, task, how, size, seed, seconds):
-    """Columns of a row: epochs, epoch_learned or None, training_seconds, and score: the best mean
-    over WINDOW epochs; for digits the accuracy on the test set at the end."""
+    """Train until the task is learned or the time is over; returns columns of a row.
+
+    score: the best mean over WINDOW epochs; for digits the accuracy on the test set at the end.
+    """
     torch.manual_seed(seed)
     generator, started = torch.Generator().manual_seed(seed), time.process_time()
     readout, best, learned, scores = nn.Linear(task.H, task.outputs), -np.inf, None, []

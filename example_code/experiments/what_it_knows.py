@@ -17,10 +17,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import Experiment, Job, markdown, readme_call  # noqa: E402
-from example_code.experiments.own_network import Trainings  # noqa: E402
-from example_code.floss_your_own_network import H, training  # noqa: E402
+from example_code.experiments.own_network import Trainings, make_rows  # noqa: E402
+from example_code.experiments.tasks import SPREAD  # noqa: E402
+from example_code.floss_your_own_network import H, floss_before_training, training  # noqa: E402
 from extras.figures import COLOURS, new_figure  # noqa: E402
-from extras.flossing import floss, open_gates  # noqa: E402
+from extras.flossing import open_gates  # noqa: E402
 from extras.memory import gradient_norm, memory, xor_memory  # noqa: E402
 from gradient_flossing_example import train_rnn_flossing  # noqa: E402
 
@@ -64,8 +65,7 @@ def torch_stages(kind, flossing, seed, steps, epochs):
     yield "drawn", network, None
     if flossing == "with spread" and kind != "RNN":
         open_gates(network)
-    spread = 0.5 if flossing == "with spread" else None
-    floss(network, lambda: torch.randint(2, (55, 1, 1)).float(), 75, steps=steps, discard=16, spread=spread, progress=False)
+    floss_before_training(network, steps, spread=SPREAD if flossing == "with spread" else None, progress=False)
     yield "flossed", network, None
     accuracies = [accuracy for _, (_, accuracy) in zip(range(epochs), training(network, DELAY, seed))]
     yield "trained", network, float(np.mean(accuracies[-10:]))
@@ -130,7 +130,6 @@ OPTIONS = {
     "--steps": dict(type=int, default=400, help="of flossing"),
     "--epochs": dict(type=int, default=150, help="of training"),
 }
-make_rows = lambda records: [row for record in records.values() for row in record.rows]  # noqa: E731
 QUICK = dict(seeds=[1], steps=50, epochs=30)
 EXPERIMENT = Experiment("what_it_knows", __doc__, OPTIONS, QUICK, make_jobs, make_rows, summary, draw)
 
