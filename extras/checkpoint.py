@@ -65,7 +65,7 @@ class Checkpoint:
     def save(self, record, ps, optimisers, last):
         """Write the file. If it cannot be written, warn and try again at the next save; the last one must succeed."""
         metadata, arrays = record.to_arrays()
-        arrays = members("record", arrays)
+        arrays = {f"record/{name}": x for name, x in arrays.items()}  # members() would copy the whole record
         for outer, optimiser in optimisers.items():
             adam = adam_of(optimiser)
             for name, x in ps.items():
