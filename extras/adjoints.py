@@ -57,7 +57,7 @@ class TrainingAdjoint:
     """Loss, accuracy and gradients of a training step: N neurons, T time steps, B trials; firstlossidx counts from 1."""
 
     def __init__(self, N, T, B, firstlossidx, dtype=np.float32):
-        self.dtype, self.first = np.dtype(dtype), max(firstlossidx - 1, 0)
+        self.N, self.dtype, self.first = N, np.dtype(dtype), max(firstlossidx - 1, 0)
         self.scored_outputs = B * (T - firstlossidx + 1)
         self.h = np.empty((T + 1, B, N), dtype)  # tanh of the states, from the initial one on: nearly all of the memory
         self.drive = np.ones((T, B, 2), dtype)  # s, 1
@@ -99,7 +99,7 @@ class TrainingAdjoint:
     def _backward(self, ps):
         """Gradients of ws, J, b and xInit."""
         J, multiply, add = ps["J"], np.multiply, np.add
-        dJ, dws_db = np.zeros_like(J), np.zeros((2, len(J)))
+        dJ, dws_db = np.zeros_like(J), np.zeros((2, self.N))
         product = np.zeros_like(self.h[0])  # J^T delta_{t+1}
         for start, end in reversed(self.blocks):
             h, slope, delta = self.h[start + 1 : end + 1], self.slope[: end - start], flat(self.x[: end - start])
