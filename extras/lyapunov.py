@@ -7,8 +7,8 @@ With x_t = J phi(x_{t-1}) + b + ws s_t and h_t = phi(x_t), one step has the Jaco
 Its singular values grow and shrink exponentially, sigma_i ~ exp(lambda_i t): after a few dozen steps the smallest lie
 below the rounding error of the largest, so T_t must not be multiplied out. Here T_t Q_0 = Q_t R_t ... R_1 by a QR
 factorisation per step; the product of the triangular factors is kept as diag(exp(l)) U with rows of U of norm 1, and
-one-sided Jacobi rotations, with the scales l as logarithms throughout, turn it into the singular values. All of them
-are accurate relative to themselves, and none overflows or underflows: everything returned is a natural logarithm.
+one-sided Jacobi rotations, with the scales l as logarithms throughout, turn it into the singular values. Each of them
+is accurate relative to itself, and none overflows or underflows: everything returned is a natural logarithm.
 """
 
 from dataclasses import asdict, dataclass
@@ -21,6 +21,7 @@ from julia_packages.checks import check_integer, shown
 
 JACOBI_TOLERANCE = 1e-8  # cosine between two rows; a sweep that meets none above it leaves its square, rounding error
 JACOBI_SWEEPS = 60
+LOG_0 = np.finfo(np.float64).min / 4  # in place of -inf, so that differences of two stay defined
 
 
 def trajectory(s, ws, J, b, xInit):
@@ -53,21 +54,21 @@ def lyapunov_spectrum(jacobians, Q, discard=0):
 
 
 def log_singular_values(jacobians, times):
-    """Logarithms of the singular values of the long-term Jacobian after each t in times, (len(times), N), descending.
+    """Logarithms (len(times), N) of the singular values of D_t ... D_1, descending, for each t in times, 1 <= t <= T.
 
-    jacobians: (T, N, N), D_1 first; times: ascending, 1 <= t <= T.
+    jacobians: D_1 ... D_T (T, N, N).
     """
     N = jacobians.shape[1]
     # from a fixed random basis: the coordinate axes may be invariant directions, in which QR never sorts the exponents
     Q = np.linalg.qr(np.random.default_rng(0).standard_normal((N, N)))[0]
-    log_scale, U, found = np.zeros(N), np.eye(N), []
-    for t, R in enumerate(triangular_factors(jacobians[: times[-1]], Q), start=1):
+    log_scale, U, found = np.zeros(N), np.eye(N), {}
+    for t, R in enumerate(triangular_factors(jacobians[: max(times)], Q), start=1):
         log_terms = log_abs(R) + log_scale
-        largest = finite(log_terms.max(axis=1))
+        largest = np.maximum(log_terms.max(axis=1), LOG_0)
         log_scale, U = normalised(largest, (np.sign(R) * np.exp(log_terms - largest[:, None])) @ U)  # R diag(exp(l)) U
         if t in times:
-            found.append(jacobi_log_singular_values(log_scale, U))
-    return np.array(found)
+            found[t] = jacobi_log_singular_values(log_scale, U)
+    return np.array([found[t] for t in times])
 
 
 def log_condition_number(log_sigma, k=None):
@@ -92,7 +93,7 @@ def log_gradient_norm(x, J, wr, times):
 def long_term_diagnostics(p, ps, horizons=()):
     """Dict of lyapunov_spectrum (k,), log_condition_number and log_initial_state_gradient_norm (horizons,); float64.
 
-    p: dict of the 33 parameters; ps: dict of the arrays, say record.final; horizons: ascending time steps.
+    p: dict of the 33 parameters; ps: dict of the arrays, say record.final; horizons: time steps.
     """
     port, steps = trainer(), max([p["Tp"], *horizons])
     ws, J, b, xInit = (np.asarray(ps[name], np.float64) for name in ("ws", "J", "b", "xInit"))
@@ -111,12 +112,12 @@ def long_term_diagnostics(p, ps, horizons=()):
 class Diagnostics:
     """What to compute along a training run; the results are in record.diagnostics, under the names given here.
 
-    singular_values: at every epoch, descending: singular_values_gradient_J (E, N) and _gradient_xInit (E, min(N, B)),
-        before clipping; singular_values_step_J and _step_xInit of the ADAM step, the original's svdvals (D11).
+    singular_values: at every epoch those of the ADAM step, descending, the original's svdvals (D11):
+        singular_values_step_J (E, N) and singular_values_step_xInit (E, min(N, B)).
     epochs: at these n epochs, before the update: epoch (n,); lyapunov_spectrum (n, nLE) 1/step, as in flossing over Tp
         steps, but all N exponents if nLE = 0; log_condition_number (n, horizons) of the long-term Jacobian;
         log_initial_state_gradient_norm (n, horizons), log |d r_t / d x_0| of the readout r at t = horizon.
-    horizons: time steps, ascending.
+    horizons: time steps.
     """
 
     singular_values: bool = False
@@ -127,18 +128,15 @@ class Diagnostics:
         """The settings as JSON holds them."""
         return {name: list(map(int, v)) if isinstance(v, tuple | list) else v for name, v in asdict(self).items()}
 
-    def before_update(self, p, ps, epoch, gs):
-        """Dict of what there is to keep of a training step: p, the 33; ps, the parameters; gs, the gradients."""
+    def before_update(self, p, ps, epoch):
+        """Dict of what there is to keep of an epoch: p, the 33; ps, the parameters."""
         found = {"epoch": epoch} | long_term_diagnostics(p, ps, self.horizons) if epoch in self.epochs else {}
-        return {f"diagnostics/{name}": value for name, value in found.items()} | self.singular_values_of("gradient", gs)
+        return {f"diagnostics/{name}": value for name, value in found.items()}
 
     def after_update(self, steps):
         """The same of the steps (dict of arrays) that ADAM made of the gradients."""
-        return self.singular_values_of("step", steps)
-
-    def singular_values_of(self, kind, arrays):
         names = ("J", "xInit") if self.singular_values else ()
-        return {f"diagnostics/singular_values_{kind}_{name}": svdvals(arrays[name]) for name in names}
+        return {f"diagnostics/singular_values_step_{name}": svdvals(steps[name]) for name in names}
 
 
 def check_diagnostics(diagnostics, p):
@@ -152,8 +150,6 @@ def check_diagnostics(diagnostics, p):
             raise ValueError(f"diagnostics.{name} = {shown(values)}: must be a tuple of integers")
         for value in values:
             check_integer(f"diagnostics.{name}", value, minimum=1)
-    if sorted(set(asked.horizons)) != list(asked.horizons):
-        raise ValueError(f"diagnostics.horizons = {shown(asked.horizons)}: must be ascending")
     if asked.epochs:
         if max(asked.epochs) > p["E"]:
             raise ValueError(f"diagnostics.epochs: {shown(max(asked.epochs))} is beyond the last epoch E = {p['E']}")
@@ -166,7 +162,7 @@ def check_diagnostics(diagnostics, p):
 def normalised(log_scale, rows):
     """The same matrix diag(exp(log_scale)) rows with rows of norm 1; a row of zeros stays one."""
     norm = np.linalg.norm(rows, axis=1)
-    return finite(log_scale + log_abs(norm)), rows / np.where(norm > 0, norm, 1)[:, None]
+    return np.maximum(log_scale + log_abs(norm), LOG_0), rows / np.where(norm > 0, norm, 1)[:, None]
 
 
 def jacobi_log_singular_values(log_scale, U):
@@ -203,8 +199,3 @@ def log_abs(x):
     """log|x|, -inf at 0 without a warning."""
     with np.errstate(divide="ignore"):
         return np.log(np.abs(x))
-
-
-def finite(log_x):
-    """The same with -inf replaced by the lowest float / 4, so that differences of two stay defined."""
-    return np.maximum(log_x, np.finfo(np.float64).min / 4)

@@ -38,7 +38,7 @@ def random_network(seed, N=24, g=1.0, T=120):
 
 def test_singular_values_far_beyond_float_range_are_exact():
     jacobians = rotating_product(np.random.default_rng(1), EXPONENTS, T)
-    times = [1, 20, 150, T]
+    times = [20, 1, T, 150]
     log_sigma = log_singular_values(jacobians, times)
     # the Jacobians themselves are rounded: 1e-16 relative to e^0.1 is 3e-13 of the smallest singular value, e^-8
     np.testing.assert_allclose(log_sigma, np.outer(times, EXPONENTS), atol=1e-12 * T)
@@ -164,17 +164,11 @@ def test_singular_values_of_the_steps_are_the_originals(reference, arguments):
         np.testing.assert_allclose(ours, original, atol=2e-2 * original.max())
 
 
-def test_singular_values_of_the_gradient_and_of_the_step(record):
+def test_the_first_step_is_the_rate_times_the_sign_of_the_gradient(record):
     for name in ("J", "xInit"):
-        of_gradient = record.diagnostics[f"singular_values_gradient_{name}"]
-        direct = np.linalg.svd(record.first_training_gradient[name], compute_uv=False)
-        np.testing.assert_allclose(of_gradient[0], direct, rtol=1e-10, atol=1e-15)
-        assert of_gradient.shape == record.diagnostics[f"singular_values_step_{name}"].shape == (6, min(record.initial[name].shape))
-        frobenius = np.sqrt((of_gradient**2).sum(axis=1))
-        np.testing.assert_allclose(frobenius, record.gradient_norm[name], rtol=1e-10)
-        # the first ADAM step is lr times the sign of the gradient
-        step = np.sqrt((record.diagnostics[f"singular_values_step_{name}"][0] ** 2).sum())
-        assert step == pytest.approx(0.001 * np.sqrt(record.initial[name].size), rel=0.02)
+        of_step = record.diagnostics[f"singular_values_step_{name}"]
+        assert of_step.shape == (6, min(record.initial[name].shape))
+        assert np.linalg.norm(of_step[0]) == pytest.approx(0.001 * np.sqrt(record.initial[name].size), rel=0.02)
 
 
 def test_shapes_and_epochs(record):
@@ -186,7 +180,7 @@ def test_shapes_and_epochs(record):
 
 def test_long_term_quantities_by_direct_products(record):
     p, ps = record.parameters, record.final
-    found = long_term_diagnostics(p, ps, (1, 3, 6))
+    found = long_term_diagnostics(p, ps, (3, 6, 1))
     s, _ = generate_input_output(1, p["Tp"], p["sIn"], p["S"], p["I1"], p["delay"], p["task"])
     J, ws, b = (ps[name].astype(np.float64) for name in ("J", "ws", "b"))
     x, product, row = ps["xInit"][:, 0].astype(np.float64), np.eye(16), {}
@@ -196,7 +190,7 @@ def test_long_term_quantities_by_direct_products(record):
         x = J @ np.tanh(x) + b + ws @ s[t - 1, :, 0]
         product = (1 - np.tanh(x) ** 2)[:, None] * J @ product
         row[t] = np.linalg.cond(product), np.linalg.norm(ps["wr"].astype(np.float64) @ state_jacobian)
-    for k, t in enumerate((1, 3, 6)):
+    for k, t in enumerate((3, 6, 1)):
         assert found["log_condition_number"][k] == pytest.approx(np.log(row[t][0]), rel=1e-6)
         assert found["log_initial_state_gradient_norm"][k] == pytest.approx(np.log(row[t][1]), rel=1e-6)
 
@@ -238,7 +232,7 @@ def test_no_diagnostics_unless_asked_for():
     (Diagnostics(epochs=(7,)), "epochs: 7 is beyond"), (Diagnostics(epochs=(0,)), "diagnostics.epochs"),
     (Diagnostics(epochs=5), "diagnostics.epochs = 5: must be a tuple"), (Diagnostics(singular_values=1), "True or False"),
     (True, "diagnostics = True: must be None or"), (Diagnostics(epochs=(1,), horizons=(10**9,)), "horizons.*GiB"),
-    (Diagnostics(epochs=(1,), horizons=(3, 2)), "horizons"), (Diagnostics(epochs=(1,), horizons=(0,)), "horizons"),
+    (Diagnostics(epochs=(1,), horizons=(0,)), "horizons"),
 ])  # fmt: skip
 def test_what_cannot_be_computed_is_refused_before_any_work(diagnostics, says, capsys):
     with pytest.raises(ValueError, match=says):
