@@ -3,19 +3,16 @@
 Work arrays have the neuron last, (time, trial, neuron) or (time, exponent, neuron): each time slice is in memory Julia's
 N x B or N x nLE matrix, and BLAS works on it without a copy.
 
-Training: backpropagation through time
---------------------------------------
-With h_t = tanh(x_t), x_t = J h_{t-1} + b + ws s_t and r_t = wr x_t + offset, dL/dr_t = (sigmoid(r_t) - y_t) / scored
-outputs. The adjoint delta_t = dL/dx_t runs backward, and each weight gradient is a product over (time x trial):
+Training, by backpropagation through time: with h_t = tanh(x_t), x_t = J h_{t-1} + b + ws s_t and r_t = wr x_t + offset,
+dL/dr_t = (sigmoid(r_t) - y_t) / scored outputs. The adjoint delta_t = dL/dx_t runs backward, and each weight gradient is a
+product over (time x trial):
 
     delta_t = wr^T dL/dr_t + (1 - h_t^2) * (J^T delta_{t+1}),        dL/dJ = sum_t delta_t h_{t-1}^T.
 
-Flossing: the adjoint of repeated QR factorisations
----------------------------------------------------
-The Jacobians D_t = diag(p_t) J, p_t = sech(x_t)^2, carry an orthonormal system along, D_t Q_{t-1} = Q_t R_t, and the
-Lyapunov exponents are the averages of log|diag R_t| (Engelken 2023, arXiv 2312.17306). Let A = Q R be such a factorisation,
-Qbar = dL/dQ as it comes from the later steps, and w_i = dL/dlog|R_ii|. Then (Seeger et al. 2018, arXiv 1710.08717; Liao et
-al. 2019, PRX 9, 031041)
+Flossing, by the adjoint of repeated QR factorisations: the Jacobians D_t = diag(p_t) J, p_t = sech(x_t)^2, carry an
+orthonormal system along, D_t Q_{t-1} = Q_t R_t, and the Lyapunov exponents are the averages of log|diag R_t| (Engelken
+2023, arXiv 2312.17306). Let A = Q R be such a factorisation, Qbar = dL/dQ as it comes from the later steps, and
+w_i = dL/dlog|R_ii|. Then (Seeger et al. 2018, arXiv 1710.08717; Liao et al. 2019, PRX 9, 031041)
 
     Abar = dL/dA = (Qbar + Q sym(M)) R^-T,    M = diag(w) - Qbar^T Q,
 
@@ -27,16 +24,14 @@ times the lower triangle of Q^T Qbar - Qbar^T Q with the diagonal w. With A = di
 and Abar A^T = (Qbar + Q sym(M)) Q^T gives the last one right after a factorisation. As dp/dx = -2 tanh(x) p, these row sums
 drive the same recursion for dL/dx as above.
 
-How often to orthonormalise
----------------------------
-A segment of m steps, D_{t+m} ... D_{t+1} Q_t = Q_{t+m} R, gives the same sum of log|R_ii| as m factorisations, each of
-which takes, with its adjoint, as long as three steps. But it loses digits with the condition number of R, which grows
-exponentially with m. So the arithmetic is Float64, also for Float32 parameters, and a segment counts only if LAPACK's
-estimate of that number stays below CONDITION_LIMIT; else it is cut at an earlier step, whose product is still there. The
-next length is extrapolated from the growth just met. If a single step exceeds the limit, the call starts again with a
-factorisation at every step, as always for Float64 parameters. At the first README step (N = 80, nLE = 75) the error of
-dL/dJ, in units of its largest entry, is 1e-11 with one step per segment, 4e-8 with six, 5e-6 with eight, 5e-2 with twelve
-(Float32 with one step: 2e-3 by torch, 4e-3 in the original).
+How often to orthonormalise: a segment of m steps, D_{t+m} ... D_{t+1} Q_t = Q_{t+m} R, gives the same sum of log|R_ii| as m
+factorisations, each of which takes, with its adjoint, as long as three steps. But it loses digits with the condition number
+of R, which grows exponentially with m. So the arithmetic is Float64, also for Float32 parameters, and a segment counts only
+if LAPACK's estimate of that number stays below CONDITION_LIMIT; else it is cut at an earlier step, whose product is still
+there. The next length is extrapolated from the growth just met. If a single step exceeds the limit, the call starts again
+with a factorisation at every step, as always for Float64 parameters. At the first README step (N = 80, nLE = 75) the error
+of dL/dJ, in units of its largest entry, is 1e-11 with one step per segment, 4e-8 with six, 5e-6 with eight, 5e-2 with
+twelve (Float32 with one step: 2e-3 by torch, 4e-3 in the original).
 """
 
 import math
@@ -61,7 +56,7 @@ class TrainingAdjoint:
         self.scored_outputs = B * (T - firstlossidx + 1)
         self.h = np.empty((T + 1, B, N), dtype)  # tanh of the states, from the initial one on: nearly all of the memory
         self.drive = np.ones((T, B, 2), dtype)  # s, 1
-        self.dr = np.zeros((T, B, 1), dtype)  # dL/dr
+        self.dr = np.zeros((T, B), dtype)  # dL/dr
         length = min(T, max(1, BLOCK_BYTES // self.h[0].nbytes))
         self.blocks = [(t, min(t + length, self.first)) for t in range(0, self.first, length)]  # (first, last + 1) step
         self.blocks += [(t, min(t + length, T)) for t in range(self.first, T, length)]  # the scored ones
@@ -83,15 +78,15 @@ class TrainingAdjoint:
         self.drive[:, :, 0] = s[:, 0]
         tanh(ps["xInit"].T, out=self.h[0])
         for start, end in self.blocks:
-            states = flat(self.x[: end - start])
-            np.dot(flat(self.drive[start:end]), np.stack([ps["ws"][:, 0], ps["b"]]), out=states)
+            states = self.x[: end - start].reshape(-1, self.N)
+            np.dot(self.drive[start:end].reshape(-1, 2), np.stack([ps["ws"][:, 0], ps["b"]]), out=states)
             for h, x, h_next in zip(self.h_steps[start:end], self.x_steps, self.h_steps[start + 1 :]):
                 h.dot(JT, product)
                 add(x, product, x)
                 tanh(x, h_next)
             if start >= self.first:
                 losses, right, slopes = readout(states @ ps["wr"][0] + ps["offset"], np.reshape(rtarg[start:end], -1))
-                dr = np.divide(slopes, self.scored_outputs, out=flat(self.dr[start:end])[:, 0])
+                dr = np.divide(slopes, self.scored_outputs, out=self.dr[start:end].reshape(-1))
                 loss, hits = loss + losses.sum(dtype=np.float64), hits + np.count_nonzero(right)
                 dwr, doffset = dwr + dr @ states, doffset + dr.sum(dtype=np.float64)
         return float(loss / self.scored_outputs), float(hits / self.scored_outputs), {"wr": [dwr], "offset": [doffset]}
@@ -102,15 +97,15 @@ class TrainingAdjoint:
         dJ, dws_db = np.zeros_like(J), np.zeros((2, self.N))
         product = np.zeros_like(self.h[0])  # J^T delta_{t+1}
         for start, end in reversed(self.blocks):
-            h, slope, delta = self.h[start + 1 : end + 1], self.slope[: end - start], flat(self.x[: end - start])
-            np.subtract(1, multiply(h, h, out=slope), out=slope)
-            np.dot(flat(self.dr[start:end]), ps["wr"], out=delta)
+            slope, delta = self.slope[: end - start], self.x[: end - start].reshape(-1, self.N)
+            np.subtract(1, np.square(self.h[start + 1 : end + 1], out=slope), out=slope)
+            np.dot(self.dr[start:end].reshape(-1, 1), ps["wr"], out=delta)
             for delta_t, slope_t in zip(self.x_steps[end - start - 1 :: -1], self.slope_steps[end - start - 1 :: -1]):
                 multiply(product, slope_t, product)
                 add(delta_t, product, delta_t)
                 delta_t.dot(J, product)
-            dJ += delta.T @ flat(self.h[start:end])
-            dws_db += flat(self.drive[start:end]).T @ delta
+            dJ += delta.T @ self.h[start:end].reshape(-1, self.N)
+            dws_db += self.drive[start:end].reshape(-1, 2).T @ delta
         return {"ws": dws_db[:1].T, "J": dJ, "b": dws_db[1], "xInit": (product * (1 - self.h[0] ** 2)).T}
 
 
@@ -130,7 +125,6 @@ class FlossingAdjoint:
         self.system = np.empty((Tp + 1, nLE, N))  # Q_t at the end of a segment, inside it D_t times the one before
         self.system[0] = np.transpose(Q)
         self.columns = [system.T for system in self.system]  # N x nLE
-        self.segments = []
 
     def __call__(self, s, psFlossing, xInit):
         """s (>= Tp, 1, 1), psFlossing: dict of ws J b, xInit (N, B) -> loss, spectrum (nLE,), dict of gradients."""
@@ -141,8 +135,7 @@ class FlossingAdjoint:
             self._trajectory(s, psFlossing, xInit)
             Lspectrum = self._spectrum(self.first_length)
             error = Lspectrum - self.Lwnt
-            dJ = self._backward(2 * error / (self.nLE * self.averaged_steps))
-            gradients = self._backward_trajectory(s, dJ)
+            gradients = self._backward_trajectory(s, self._backward(2 * error / (self.nLE * self.averaged_steps)))
             gradients = {name: np.array(g, self.dtype, order="C") for name, g in gradients.items()}
             return float(np.mean(error**2)), Lspectrum.astype(self.dtype), gradients
 
@@ -159,8 +152,7 @@ class FlossingAdjoint:
     def _spectrum(self, first_length):
         """The exponents; keeps the products, orthonormal systems and R for the way back."""
         log_R, lwork = np.zeros(self.nLE), 64 * self.nLE  # LAPACK works in blocks only if there is room for them
-        self.segments.clear()
-        start, computed, length = 0, 0, first_length
+        self.segments, start, computed, length = [], 0, 0, first_length
         while start < self.Tp:
             left = (self.transient if start < self.transient else self.Tp) - start  # steps; the transient ends a segment
             end = start + math.ceil(left / math.ceil(left / length))  # as few and as equal segments as possible
@@ -209,8 +201,9 @@ class FlossingAdjoint:
                 np.multiply(adjoint, self.p[t], out=scaled[place])
                 dgemm(1.0, self.JT, scaled[place].T, 0.0, adjoint.T, overwrite_c=1)
                 if place == 0:  # the block is whole
-                    before = flat(self.system[t - 1 : min(t - 1 + len(scaled), self.Tp)])
-                    dgemm(1.0, flat(scaled)[: len(before)].T, before.T, 1.0, dJ, trans_b=1, overwrite_c=1)
+                    before = self.system[t - 1 : min(t - 1 + len(scaled), self.Tp)].reshape(-1, self.N)
+                    after = scaled.reshape(-1, self.N)[: len(before)]
+                    dgemm(1.0, after.T, before.T, 1.0, dJ, trans_b=1, overwrite_c=1)
         return dJ
 
     def _backward_trajectory(self, s, dJ):
@@ -230,10 +223,6 @@ def readout(r, y):
     sigmoid = np.where(r >= 0, 1, decay) / (1 + decay)
     losses = (1 - y) * r - np.minimum(r, 0) + np.log1p(decay)
     return losses, (sigmoid >= 0.5) == y, sigmoid - y  # not r >= 0: the sigmoid of a tiny negative r rounds to 0.5
-
-
-def flat(array):  # its first two dimensions as one
-    return array.reshape(-1, array.shape[-1])
 
 
 def condition_number(R, diagonal):

@@ -20,7 +20,6 @@ from extras.check_parameters import check_averaged, check_flag, memory_lack, tra
 from julia_packages.checks import check_integer, shown
 
 JACOBI_TOLERANCE = 1e-8  # cosine between two rows; a sweep that meets none above it leaves its square, rounding error
-JACOBI_SWEEPS = 60
 LOG_0 = np.finfo(np.float64).min / 4  # in place of -inf, so that differences of two stay defined
 
 
@@ -128,8 +127,8 @@ class Diagnostics:
         """The settings as JSON holds them."""
         return {name: list(map(int, v)) if isinstance(v, tuple | list) else v for name, v in asdict(self).items()}
 
-    def before_update(self, p, ps, epoch):
-        """Dict of what there is to keep of an epoch: p, the 33; ps, the parameters."""
+    def before_update(self, p, ps, epoch, gs):
+        """Dict of what there is to keep of a training step: p, the 33; ps, the parameters; gs, the gradients."""
         found = {"epoch": epoch} | long_term_diagnostics(p, ps, self.horizons) if epoch in self.epochs else {}
         return {f"diagnostics/{name}": value for name, value in found.items()}
 
@@ -175,7 +174,8 @@ def jacobi_log_singular_values(log_scale, U):
     l, u = log_scale.copy(), U.copy()
     first, second = np.triu_indices(len(l), 1)
     rounds = [np.flatnonzero((first + second) % len(l) == r) for r in range(len(l))]  # no row is twice in a round
-    for _ in range(JACOBI_SWEEPS):
+    largest = np.inf
+    while largest >= JACOBI_TOLERANCE:
         largest = 0.0
         for pairs in rounds:
             i, j = first[pairs], second[pairs]
@@ -190,9 +190,7 @@ def jacobi_log_singular_values(log_scale, U):
             cos = 1 / np.sqrt(1 + (q * t_over_q) ** 2)
             l[i], u[i] = normalised(l[i], cos[:, None] * (a - (q * q * t_over_q)[:, None] * b))
             l[j], u[j] = normalised(l[j], cos[:, None] * (b + t_over_q[:, None] * a))
-        if largest < JACOBI_TOLERANCE:
-            return np.sort(l)[::-1]
-    raise np.linalg.LinAlgError(f"Jacobi rotations left a cosine of {largest:.1e} after {JACOBI_SWEEPS} sweeps")
+    return np.sort(l)[::-1]
 
 
 def log_abs(x):

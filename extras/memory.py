@@ -9,7 +9,7 @@ the first half of the time steps, and judged by the second half:
 
 import numpy as np
 
-from julia_packages.checks import check_integer
+from julia_packages.checks import check_integer, shown
 
 NOISE = 1e-3  # standard deviation of noise at each unit that a readout must bear: without it 1e-15 of a state could be read
 
@@ -39,9 +39,9 @@ def gradient_norm(jacobians, steps):
     jacobians (T, n, n): d h_t / d h_(t-1) along one trial; steps: from 1 to T, else a ValueError.
     """
     jacobians = np.asarray(jacobians, np.float64)
-    last = len(jacobians) - check_integer("steps", steps, minimum=1) + 1
-    if last < 1:
-        raise ValueError(f"steps = {steps}: must be at most the number of Jacobians, {len(jacobians)}")
+    if steps not in range(1, len(jacobians) + 1):
+        raise ValueError(f"steps = {shown(steps)}: must be an integer from 1 to the number of Jacobians, {len(jacobians)}")
+    last = len(jacobians) - steps + 1
     product = jacobians[:last]
     for step in range(1, steps):
         product = jacobians[step : step + last] @ product
@@ -64,12 +64,10 @@ def r_squared(states, targets):
     """R^2 (m,) of linear readouts of the targets (t, B, m) from the last t of the states (T, B, n)."""
     t, B, _ = targets.shape
     states = np.asarray(states, np.float64)[-t:]
-    if not np.isfinite(states).all():
-        raise ValueError("states: must be finite")
     fitted = t // 2 * B
     (X, X_new), (y, y_new) = (np.split(a.reshape(t * B, -1), [fitted]) for a in (states, targets))
-    if not y_new.std(axis=0).all():
-        raise ValueError("inputs: what is to be read does not vary")
+    if not (np.isfinite(states).all() and y_new.std(axis=0).all()):
+        raise ValueError("states, inputs: states must be finite, and what is to be read must vary")
     mean, level = X.mean(axis=0), y.mean(axis=0)
     U, s, Vt = np.linalg.svd(X - mean, full_matrices=False)
     weights = Vt.T @ ((s / (s**2 + NOISE**2 * fitted))[:, None] * (U.T @ (y - level)))

@@ -74,11 +74,6 @@ class TrainingRecord:
         last = min(FINAL_EPOCHS, len(self.loss))
         return f"{means} (means of the last {last} epochs), " + (f"learned at epoch {learned}" if learned else "not learned")
 
-    def flossing_blocks(self):
-        """List of (epoch, number of flossing steps)."""
-        epochs, steps = np.unique(self.flossing_epoch, return_counts=True)
-        return list(zip(epochs.tolist(), steps.tolist()))
-
     def save(self, path):
         """Write the record to `path` (.npz); the file is replaced at once or stays as it was. OSError if it cannot."""
         save_arrays(path, FORMAT, *self.to_arrays())

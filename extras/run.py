@@ -111,7 +111,7 @@ class Run:
         self.keep_or_restore()
         step = {"loss": loss, "accuracy": accuracy} | {f"gradient_norm/{name}": norm(gs[name]) for name in TRAINED}
         self.check_finite("training", step)
-        looked_at = self.diagnostics.before_update(self.parameters, self.ps, self.ei)
+        looked_at = self.diagnostics.before_update(self.parameters, self.ps, self.ei, gs)
         self.check_finite("training", looked_at)
         if not self.columns["loss"]:
             self.fixed |= members("first_training_parameters", self.ps) | members("first_training_gradient", gs)

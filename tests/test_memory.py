@@ -93,10 +93,11 @@ def test_gradient_norm_of_known_products():
     (lambda: memory(delayed(BITS[:7], range(9)), BITS[:7], [1]), "states: 7 steps of 3 trials are too few for a lag of 1 and 9"),
     (lambda: xor_memory(BITS[..., None], BITS, [0]), "delays must be an integer >= 1, got 0"),
     (lambda: xor_memory(BITS[..., None], BITS, [600]), "too few for a lag of 1200"),
-    (lambda: memory(np.full((99, 1, 2), np.nan), BITS[:99, :1], [1]), "states: must be finite"),
-    (lambda: memory(BITS[..., None], np.ones_like(BITS), [1]), "inputs: what is to be read does not vary"),
-    (lambda: gradient_norm(np.ones((4, 2, 2)), 5), "steps = 5: must be at most the number of Jacobians, 4"),
-    (lambda: gradient_norm(np.ones((4, 2, 2)), 0), "steps must be an integer >= 1"),
+    (lambda: memory(np.full((99, 1, 2), np.nan), BITS[:99, :1], [1]), "states must be finite"),
+    (lambda: memory(BITS[..., None], np.ones_like(BITS), [1]), "what is to be read must vary"),
+    (lambda: gradient_norm(np.ones((4, 2, 2)), 5), "steps = 5: must be an integer from 1 to the number of Jacobians, 4"),
+    (lambda: gradient_norm(np.ones((4, 2, 2)), 0), "steps = 0"),
+    (lambda: gradient_norm(np.ones((4, 2, 2)), 1.5), "steps = 1.5"),
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_refused(call, says):
     with pytest.raises(ValueError, match=says):

@@ -33,7 +33,6 @@ def test_shapes(record):
     assert record.lyapunov_spectrum.shape == (10, 5)
     assert record.lyapunov_spectrum.dtype == np.float32
     assert record.flossing_epoch.tolist() == [1] * 4 + [5] * 3 + [10] * 3
-    assert record.flossing_blocks() == [(1, 4), (5, 3), (10, 3)]
     assert set(record.flossing_gradient_norm) == {"ws", "J", "b"}
     assert record.parameters == SMALL
     assert not record.interrupted

@@ -50,7 +50,7 @@ def train_and_look(*arguments, **options):
 class ConditionNumber(Diagnostics):
     """Of the long-term Jacobian, in the epochs of looked_at(E)."""
 
-    def before_update(self, p, ps, epoch):
+    def before_update(self, p, ps, epoch, gs):
         return {"diagnostics/log_condition_number": condition(ps, p)} if epoch in looked_at(p["E"]) else {}
 
 
