@@ -16,8 +16,8 @@ w_i = dL/dlog|R_ii|. Then (Seeger et al. 2018, arXiv 1710.08717; Liao et al. 201
 
     Abar = dL/dA = (Qbar + Q sym(M)) R^-T,    M = diag(w) - Qbar^T Q,
 
-where sym mirrors the lower triangle, as only the diagonal of R enters the loss. For a square Q (nLE = N) the bracket is Q
-times the lower triangle of Q^T Qbar - Qbar^T Q with the diagonal w. With A = diag(p) J Q' it follows that
+where sym mirrors the lower triangle, as only the diagonal of R enters the loss. A square Q (nLE = N) has Q Q^T = 1, and
+the bracket is Q times the lower triangle of Q^T Qbar - Qbar^T Q with the diagonal w. With A = diag(p) J Q' it follows that
 
     dL/dQ' = J^T diag(p) Abar,    dL/dJ += diag(p) Abar Q'^T,    p * dL/dp = rowsum(Abar * A),
 
@@ -28,10 +28,9 @@ How often to orthonormalise: a segment of m steps, D_{t+m} ... D_{t+1} Q_t = Q_{
 factorisations, each of which takes, with its adjoint, as long as three steps. But it loses digits with the condition number
 of R, which grows exponentially with m. So the arithmetic is Float64, also for Float32 parameters, and a segment counts only
 if LAPACK's estimate of that number stays below CONDITION_LIMIT; else it is cut at an earlier step, whose product is still
-there. The next length is extrapolated from the growth just met. If a single step exceeds the limit, the call starts again
-with a factorisation at every step, as always for Float64 parameters. At the first README step (N = 80, nLE = 75) the error
-of dL/dJ, in units of its largest entry, is 1e-11 with one step per segment, 4e-8 with six, 5e-6 with eight, 5e-2 with
-twelve (Float32 with one step: 2e-3 by torch, 4e-3 in the original).
+there. If a single step exceeds the limit, the call starts again with a factorisation at every step, as always for Float64
+parameters. At the first README step (N = 80, nLE = 75) the error of dL/dJ, in units of its largest entry, is 1e-11 with one
+step per segment, 4e-8 with six, 5e-6 with eight, 5e-2 with twelve (Float32, one step: torch 2e-3, the original 4e-3).
 """
 
 import math
@@ -135,9 +134,8 @@ class FlossingAdjoint:
             self._trajectory(s, psFlossing, xInit)
             Lspectrum = self._spectrum(self.first_length)
             error = Lspectrum - self.Lwnt
-            gradients = self._backward_trajectory(s, self._backward(2 * error / (self.nLE * self.averaged_steps)))
-            gradients = {name: np.array(g, self.dtype, order="C") for name, g in gradients.items()}
-            return float(np.mean(error**2)), Lspectrum.astype(self.dtype), gradients
+            dJ = self._backward(2 * error / (self.nLE * self.averaged_steps))
+            return float(np.mean(error**2)), Lspectrum.astype(self.dtype), self._backward_trajectory(s, dJ)
 
     def _trajectory(self, s, ps, xInit):
         x = np.empty((self.Tp + 1, self.N))
@@ -214,7 +212,8 @@ class FlossingAdjoint:
             delta_t += p * dgemv(1.0, self.JT, delta_next)
         delta = delta[1:]
         dJ = dgemm(1.0, delta.T, self.h[:-1].T, 1.0, dJ, trans_b=1, overwrite_c=1)
-        return {"ws": (s @ delta)[:, None], "J": dJ, "b": delta.sum(axis=0)}
+        gradients = {"ws": (s @ delta)[:, None], "J": dJ, "b": delta.sum(axis=0)}
+        return {name: np.array(g, self.dtype, order="C") for name, g in gradients.items()}
 
 
 def readout(r, y):
@@ -233,5 +232,5 @@ def condition_number(R, diagonal):
 
 def next_length(length, condition):
     """Steps to try if log(condition) grows per step as it did over the last `length`, at most twice as many."""
-    growth, allowed = math.log(max(condition, 1)) / length, math.log(CONDITION_LIMIT)
-    return 2 * length if 2 * length * growth <= allowed else max(1, int(allowed / growth))
+    growth = math.log(max(condition, 2)) / length
+    return max(1, min(2 * length, int(math.log(CONDITION_LIMIT) / growth)))

@@ -92,7 +92,7 @@ def draw_spectrum(ax, record):
     else:
         weights = {"initial weights": record.initial, "final weights": record.final}
         spectra = {name: long_term_diagnostics(record.parameters, ps)["lyapunov_spectrum"] for name, ps in weights.items()}
-    target = "target", record.parameters["Lwnt"]
+    target = ("target", record.parameters["Lwnt"])
     draw_curves(ax, spectra, target, xlabel="index i of the exponent", ylabel="exponent λᵢ (1/step)")
 
 
@@ -107,7 +107,7 @@ def draw_flossing_loss(ax, record):
 
 
 def draw_gradient_norms(ax, record):
-    clip = "clipped above", 0.03  # ex.jl:164
+    clip = ("clipped above", 0.03)  # ex.jl:164
     draw_curves(ax, record.gradient_norm, clip, log=True, xlabel="epoch", ylabel="gradient norm")
 
 
@@ -117,8 +117,7 @@ def draw_eigenvalues(ax, record):
     ax.plot(circle.real, circle.imag, color=GREY, linewidth=1, label="radius g")
     ax.plot(before.real, before.imag, "o", color=COLOURS[5], markersize=5, fillstyle="none", label="before")
     ax.plot(after.real, after.imag, ".", color=COLOURS[1], markersize=5, label="after")
-    ax.set(xlabel="real part of eigenvalue of J", ylabel="imaginary part")
-    ax.set_aspect("equal")
+    ax.set(xlabel="real part of eigenvalue of J", ylabel="imaginary part", aspect="equal")
 
 
 def main():

@@ -172,13 +172,12 @@ def jacobi_log_singular_values(log_scale, U):
     u_i - t q u_j and u_j + (t / q) u_i, and t / q stays finite as q vanishes: there it is a projection.
     """
     l, u = log_scale.copy(), U.copy()
-    first, second = np.triu_indices(len(l), 1)
-    rounds = [np.flatnonzero((first + second) % len(l) == r) for r in range(len(l))]  # no row is twice in a round
+    pairs = np.array(np.triu_indices(len(l), 1))
+    rounds = [pairs[:, pairs.sum(axis=0) % len(l) == r] for r in range(len(l))]  # no row is twice in a round
     largest = np.inf
     while largest >= JACOBI_TOLERANCE:
         largest = 0.0
-        for pairs in rounds:
-            i, j = first[pairs], second[pairs]
+        for i, j in rounds:
             i, j = np.where(l[i] >= l[j], (i, j), (j, i))
             a, b = u[i], u[j]
             c = np.einsum("pn,pn->p", a, b)
