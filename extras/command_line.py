@@ -11,7 +11,7 @@ from extras.check_parameters import ENGINES, PARAMETERS, Parameters, check_param
 from extras.checkpoint import CheckpointError, differing
 from extras.files import locked
 from extras.progress import say
-from extras.record import NonFiniteError, Terminated, load_record
+from extras.record import NonFiniteError, Stopped, Terminated, load_record
 from extras.signals import ctrl_c_ends_at_once, handled
 from julia_packages.checks import shown
 
@@ -66,13 +66,18 @@ def train_command(train, calls, name="record", figure_name=None, description=Non
     parser = make_parser(calls, description)
     options = parser.parse_args(argv)
     word = "" if options.call == next(iter(calls)) else f"_{options.call}"
-    path = options.out / f"{name}{word}.npz"
+    path, figure = options.out / f"{name}{word}.npz", options.out / f"{figure_name or name}{word}.png"
+    tell = (lambda text: None) if options.quiet else say
     try:
         parameters = parameters_of(options, calls)
         options.out.mkdir(parents=True, exist_ok=True)
         with locked(path):
             record = train_and_save(train, parameters, options, path)
-            draw(record, options.out / f"{figure_name or name}{word}.png", options.quiet)
+            tell(f"(addition) {record.summary()}\nwrote {path}")
+            from extras.figures import overview_figure  # here: matplotlib takes a while
+
+            overview_figure(record).savefig(figure)
+            tell(f"wrote {figure}")
             return record
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -93,26 +98,20 @@ def train_and_save(train, parameters, options, path):
         record = train(*parameters, engine=options.engine, progress=not options.quiet, checkpoint=options.checkpoint)
         if record.interrupted:
             raise Terminated(128 + signal.SIGINT, record)
-    except (NonFiniteError, CheckpointError, Terminated) as error:
+    except Stopped as error:
         if error.record is not None:
             say(f"the run so far: {save(error.record, partial)}", sys.stderr)
         raise
     save(record, path)
     partial.unlink(missing_ok=True)
-    if not options.quiet:
-        say(f"(addition) {record.summary()}\nwrote {path}" if len(record.loss) else f"wrote {path}")
     return record
 
 
 def check_not_another_run(path, run):
     """ValueError if a file lies under `path` that is not the record of this run: dict of the 33 and the engine."""
     if path.exists():
-        try:
-            there = load_record(path)
-            different = differing(there.parameters | {"engine": there.versions["engine"]}, run)
-        except (ValueError, OSError) as error:
-            different = f"no record: {error}"
-        if different:
+        there = load_record(path)
+        if different := differing(there.parameters | {"engine": there.versions["engine"]}, run):
             raise ValueError(f"{path} holds another run ({different}): choose another --out, or remove it")
 
 
@@ -130,15 +129,3 @@ def save(record, path):
         except OSError as error:
             raise SystemExit(f"{reason}, nor can a temporary file ({error}): the record is lost") from None
         raise SystemExit(f"{reason}; the record is in {rescue}")
-
-
-def draw(record, path, quiet):
-    """The figure of a record that is saved already: whatever goes wrong here costs the figure only."""
-    try:
-        from extras.figures import overview_figure  # here: matplotlib takes a while
-
-        overview_figure(record).savefig(path)
-        if not quiet:
-            say(f"wrote {path}")
-    except Exception as error:
-        say(f"no figure: {type(error).__name__}: {error}", sys.stderr)

@@ -20,10 +20,10 @@ except ImportError:  # Windows: no locks
 
 def actual(path):
     """The Path to which symbolic links lead; OSError for a folder, a FIFO or a device. There need not be a file."""
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
         raise OSError(f"{path}: is no regular file")
-    return path
+    return target
 
 
 @contextmanager
@@ -32,11 +32,11 @@ def locked(path):
 
     The lock ends with the process, however that ends; what killed ones have left beside `path` is removed.
     """
-    path = actual(path)
+    target = actual(path)
     if fcntl is None:
         yield
         return
-    lock = path.with_name(f".{path.name}.lock")
+    lock = target.with_name(f".{target.name}.lock")
     with open(lock, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -45,7 +45,7 @@ def locked(path):
             free = error.errno not in (errno.EAGAIN, errno.EACCES)  # a file system without locks
         if not free:
             raise OSError(f"{path}: another run is using it")
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
             leftover.unlink(missing_ok=True)
         try:
             yield

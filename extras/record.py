@@ -1,25 +1,23 @@
 """The record of a training run: everything that the original computes and drops."""
 
 import math
-import platform
-import sys
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from extras.check_parameters import ENGINES, PARAMETERS, shapes
+from extras.check_parameters import PARAMETERS, check_engine, check_real, check_value, shapes
 from extras.files import load_arrays, save_arrays
 
 TRAINED = ("ws", "J", "wr", "b", "offset", "xInit")
 FLOSSED = ("ws", "J", "b")
 FORMAT = "gradient flossing record 2"
 LEARNED, WINDOW = 0.95, 10  # learned: a mean accuracy above LEARNED over WINDOW epochs
-METADATA = {"parameters": dict, "interrupted": bool, "elapsed_time": float, "versions": dict}  # what is no array
 FINAL_EPOCHS = 100  # over which the final loss and accuracy are averaged
+METADATA = {"parameters": dict, "interrupted": bool, "elapsed_time": float, "versions": dict}  # what is no array
 
 
-class Stopped:
-    """Of an error that ends a run: `record` is the run so far, None if it had not begun."""
+class Stopped(BaseException):
+    """What ends a run early: `record` is the run so far, None if it had not begun."""
 
     def __init__(self, message, record=None):
         super().__init__(message)
@@ -57,7 +55,7 @@ class TrainingRecord:
     diagnostics: dict = field(default_factory=dict)  # of arrays; empty unless asked for (extras/lyapunov.py)
     interrupted: bool = False  # Ctrl-C or another signal ended the run: then there are fewer than E epochs
     elapsed_time: float = 0.0  # seconds of the training loop
-    versions: dict = field(default_factory=dict)  # what made it: engine, python, numpy, ...
+    versions: dict = field(default_factory=dict)  # what made it: engine, python, numpy
 
     def epoch_learned(self):
         """epoch_learned() of its accuracies."""
@@ -138,11 +136,11 @@ def check_record(metadata, arrays):
     """ValueError unless these are of a record: metadata of the right types, arrays as described and finite."""
     if {name: type(value) for name, value in metadata.items()} != METADATA:
         raise ValueError(f"{', '.join(METADATA)}: missing, or of another type")
-    p, seconds = metadata["parameters"], metadata["elapsed_time"]
-    kinds = {name: parameter.kind for name, parameter in PARAMETERS.items()}
-    wrong = [name for name, kind in kinds.items() if type(p.get(name)) is not kind or not abs(p[name]) < math.inf]
-    if wrong or metadata["versions"].get("engine") not in ENGINES or not math.isfinite(seconds):
-        raise ValueError(f"parameters ({', '.join(wrong)}), engine or elapsed_time: not those of a run")
+    p = metadata["parameters"]
+    for name in PARAMETERS:
+        check_value(name, p.get(name))
+    check_engine(metadata["versions"].get("engine"))
+    check_real("elapsed_time", metadata["elapsed_time"])
     epochs, steps = (arrays[name].size if name in arrays else 0 for name in ("loss", "flossing_loss"))
     diagnostics = {name: (np.number, x.shape) for name, x in arrays.items() if name.startswith("diagnostics/")}
     check_arrays(arrays, described(p, epochs, steps) | diagnostics)
@@ -160,9 +158,6 @@ def check_arrays(arrays, expected):
         x = arrays[name]
         if not np.issubdtype(x.dtype, dtype) or x.shape != shape or not np.isfinite(x).all():
             raise ValueError(f"{name}: must be finite {dtype.__name__} of shape {shape}, is {x.dtype} of {x.shape}")
-
-
-# ------------------------------------------------------------------ small things
 
 
 def epoch_learned(accuracy):
@@ -189,8 +184,3 @@ def exact(record):
 
 def norm(x):
     return float(np.sqrt(np.sum(np.square(x, dtype=np.float64))))
-
-
-def versions(engine):
-    packages = {name: sys.modules[name].__version__ for name in ("numpy", "scipy", "torch") if name in sys.modules}
-    return {"engine": engine, "python": platform.python_version()} | packages
