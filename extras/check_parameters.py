@@ -1,7 +1,6 @@
 """One place that describes the 33 parameters and checks them, and the keywords, before any work starts.
 
-A refused value raises ValueError with the parameter, the value, what is allowed and why: mostly because the original dies
-on it, or computes NaN. p: dict of the 33.
+ValueErrors name the parameter, its value, what is allowed and why: mostly because the original dies. p: dict of the 33.
 """
 
 import math
@@ -83,12 +82,9 @@ def require(p, name, holds, allowed):
 
 def check_value(name, value):
     """One value by itself: an integer not below its minimum and within Int64, or a number as in check_real()."""
-    group, kind, _, meaning, minimum = PARAMETERS[name]
-    try:
-        number = check_integer(name, value, minimum) if kind is int else check_real(name, value)
-    except ValueError as error:
-        raise ValueError(f"{error} ({meaning})") from None
-    within = kind is float or group == "seeds" or -(2**63) <= number < 2**63
+    p = PARAMETERS[name]
+    number = check_integer(name, value, p.minimum) if p.kind is int else check_real(name, value)
+    within = p.kind is float or p.group == "seeds" or -(2**63) <= number < 2**63
     require({name: number}, name, within, "must lie within a 64-bit integer, as Julia's Int")
     return number
 
@@ -114,10 +110,9 @@ def trainer():
 def check_task(p):
     delay, task = p["delay"], p["task"]
     require(p, "S", p["S"] == 1, "must be 1: the original's target has a single channel (BoundsError)")
-    bits = "as parity is taken over 2^|task| bits, counted in 64-bit integers"
-    require(p, "task", abs(task) <= 62, f"must lie in -62..62, {bits}")
     require(p, "delay", delay > 0 or task == 0, f"must be >= 1 for task = {task}: the bits of a parity are a delay apart")
-    require(p, "delay", delay * 2 ** abs(task) < 2**63, f"delay * 2^|task| must be < 2^63 (task = {task}), {bits}")
+    counted = abs(task) <= 62 and delay * 2 ** abs(task) < 2**63
+    require(p, "task", counted, f"delay * 2^|task| must be < 2^63 (delay = {delay}), as it is counted in 64-bit integers")
     first = trainer().first_loss_index(delay, task)
     scored = f"the first scored time step of delay = {delay}, task = {task} (AssertionError in the original)"
     require(p, "T", p["T"] > first, f"must be > {first}, {scored}")
@@ -158,22 +153,17 @@ def interflossing_epochs(p, last):
 
 
 def flossing_steps(p):
-    """How many flossing steps a run has."""
     return (p["Ep"] + p["Ei"] * len(interflossing_epochs(p, p["E"]))) * (p["nLE"] > 0 and p["E"] > 0)
 
 
 def check_memory(p):
     """Refuse a run whose arrays do not fit into the memory of this machine."""
-    N, B, nLE, Tp, steps = p["N"], p["B"], p["nLE"], p["Tp"], flossing_steps(p)
-    needed = {  # bytes, by the parameter that they grow with
-        "N": 40 * N * N,
-        "T": (12 * p["T"] * B * N + 16 * (p["T"] + p["delay"]) * B) * (p["E"] > 0),
-        "Tp": 8 * Tp * nLE * (N + nLE) * (steps > 0),
-        "Ti": 16 * (p["Ti"] + p["delay"]) * (steps > 0),
-        "E": 64 * p["E"] + (4 * nLE + 48) * steps,
-    }
-    lack = memory_lack(sum(needed.values()))
-    require(p, max(needed, key=needed.get), not lack, f"the run {lack}")
+    N, B, nLE, T, steps = p["N"], p["B"], p["nLE"], p["T"] * (p["E"] > 0), flossing_steps(p)
+    record = 64 * p["E"] + (4 * nLE + 48) * steps  # bytes
+    flossing = (8 * p["Tp"] * nLE * (N + nLE) + 16 * (p["Ti"] + p["delay"])) * (steps > 0)
+    if lack := memory_lack(40 * N * N + 12 * T * B * N + 16 * (T + p["delay"]) * B + flossing + record):
+        sizes = ", ".join(f"{name} = {p[name]}" for name in ("N", "B", "nLE", "T", "Tp", "Ti", "E", "Ep", "Ei"))
+        raise ValueError(f"{sizes}: the run {lack}")
 
 
 def memory_lack(needed):

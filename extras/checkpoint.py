@@ -37,10 +37,9 @@ class Checkpoint:
                     held.enter_context(locked(path))
                     self.path = Path(path)
                     self.saved = self.load() if self.path.exists() else None
-                except TypeError:
-                    raise CheckpointError(f"checkpoint = {shown(path)}: must be the path of a file, or None") from None
-                except (OSError, ValueError) as error:
-                    raise CheckpointError(f"checkpoint = {path}: {str(error).removeprefix(f'{path}: ')}") from None
+                except (OSError, TypeError, ValueError) as error:
+                    place = path if isinstance(path, (str, Path)) else shown(path)
+                    raise CheckpointError(f"checkpoint = {place}: {str(error).removeprefix(f'{place}: ')}") from None
             self.held = held.pop_all()
 
     def load(self):

@@ -16,20 +16,17 @@ from extras.signals import ctrl_c_ends_at_once, handled
 from julia_packages.checks import shown
 
 EPILOG = """\
-While a run lasts, no other run can use its --out or its --checkpoint. Ctrl-C, SIGTERM and SIGHUP end it after the step
-under way: the record so far is written to --out, and with --checkpoint the same command goes on from there.
+Ctrl-C, SIGTERM and SIGHUP end a run after the step under way: the record so far is written to --out, and with
+--checkpoint the same command goes on from there.
 Exit status: 0; 1 the run stopped with an error; 2 bad options; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP."""
 
 
 def make_parser(calls, description=None):
     """Parser with an option for each of the 33 parameters. calls: dict word -> Parameters; the first is the default."""
     parser = argparse.ArgumentParser(
-        usage=f"%(prog)s [{'|'.join(calls)}] [--PARAMETER VALUE ...] [--seed N] [--out DIR] [--checkpoint FILE] [--quiet]",
-        description=description,
-        epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=description, epilog=EPILOG, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.usage = f"%(prog)s [{'|'.join(calls)}] [--PARAMETER VALUE ...] [--out DIR] [--checkpoint FILE] [--quiet]"
     parser._negative_number_matcher = re.compile(r"-[\d.]")  # else -1e-3 is taken for an option
     default, defaults = next(iter(calls.items()))
     words = [f"{word}: {differing(call._asdict(), defaults._asdict()) or 'the defaults'}" for word, call in calls.items()]
@@ -38,7 +35,6 @@ def make_parser(calls, description=None):
     for name, p in PARAMETERS.items():
         text = f"{p.meaning}{f' [{p.unit}]' if p.unit else ''}; default {getattr(defaults, name)}"
         groups[p.group].add_argument(f"--{name}", type=p.kind, metavar=p.kind.__name__.upper(), help=text)
-    groups["seeds"].add_argument("--seed", type=int, metavar="INT", help="all four of them")
     group = parser.add_argument_group("output and engine (not in the original)")
     group.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder of the files; default out")
     group.add_argument("--engine", choices=ENGINES, default="adjoint", help="which code takes the gradients")
@@ -48,11 +44,10 @@ def make_parser(calls, description=None):
 
 
 def parameters_of(options, calls):
-    """The Parameters that the options say: by name, else by --seed, else those of the call."""
+    """The Parameters that the options say: by name, else those of the call."""
     if options.call not in calls:
         raise ValueError(f"call = {shown(options.call)}: must be one of {', '.join(calls)}")
-    given = {name: options.seed for name, p in PARAMETERS.items() if p.group == "seeds" and options.seed is not None}
-    given |= {name: value for name in PARAMETERS if (value := getattr(options, name)) is not None}
+    given = {name: value for name in PARAMETERS if (value := getattr(options, name)) is not None}
     return check_parameters(calls[options.call]._replace(**given))
 
 
@@ -90,10 +85,15 @@ def train_command(train, calls, name="record", figure_name=None, description=Non
 
 
 def train_and_save(train, parameters, options, path):
-    """The record, written to `path`; what there is of it, if the run ends early, is written beside it."""
+    """The record, written to `path`; what there is of it, if the run ends early, is written beside it.
+
+    ValueError if there is a file already, unless it is a record of the same run: that is replaced.
+    """
     partial = path.with_stem(f"{path.stem}_partial")
-    for file in (path, partial):
-        check_not_another_run(file, parameters._asdict() | {"engine": options.engine})
+    for file in filter(Path.exists, (path, partial)):
+        there, here = load_record(file), parameters._asdict() | {"engine": options.engine}
+        if different := differing(there.parameters | {"engine": there.versions["engine"]}, here):
+            raise ValueError(f"{file} holds another run ({different}): choose another --out, or remove it")
     try:
         record = train(*parameters, engine=options.engine, progress=not options.quiet, checkpoint=options.checkpoint)
         if record.interrupted:
@@ -107,14 +107,6 @@ def train_and_save(train, parameters, options, path):
     return record
 
 
-def check_not_another_run(path, run):
-    """ValueError if a file lies under `path` that is not the record of this run: dict of the 33 and the engine."""
-    if path.exists():
-        there = load_record(path)
-        if different := differing(there.parameters | {"engine": there.versions["engine"]}, run):
-            raise ValueError(f"{path} holds another run ({different}): choose another --out, or remove it")
-
-
 def save(record, path):
     """Write the record and return its path, whatever signals come; if that fails, write it elsewhere, and end."""
     with handled(lambda number, frame: None):
@@ -123,9 +115,6 @@ def save(record, path):
             return path
         except OSError as error:
             reason = f"error: {path} cannot be written ({error})"
-        try:
-            rescue = Path(tempfile.mkdtemp(), path.name)  # a folder that is this user's only
-            record.save(rescue)
-        except OSError as error:
-            raise SystemExit(f"{reason}, nor can a temporary file ({error}): the record is lost") from None
+        rescue = Path(tempfile.mkdtemp(), path.name)  # a folder that is this user's only
+        record.save(rescue)
         raise SystemExit(f"{reason}; the record is in {rescue}")

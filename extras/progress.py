@@ -1,7 +1,4 @@
-"""What a run prints: the original's lines, and between them how far it is.
-
-On a terminal one line is rewritten in place; elsewhere (a log file, a notebook) a line is printed every so many steps.
-"""
+"""What a run prints: the original's lines, and how far it is, in a line that changes on a terminal and lines in a log."""
 
 import shutil
 import sys

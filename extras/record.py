@@ -58,7 +58,6 @@ class TrainingRecord:
     versions: dict = field(default_factory=dict)  # what made it: engine, python, numpy
 
     def epoch_learned(self):
-        """epoch_learned() of its accuracies."""
         return epoch_learned(self.accuracy)
 
     def final_accuracy(self):
@@ -67,9 +66,8 @@ class TrainingRecord:
 
     def summary(self):
         """How the run ended, in one line."""
-        loss, learned = mean_of_last(self.loss), self.epoch_learned()
-        means = f"final loss {loss:.4f}, final accuracy {100 * self.final_accuracy():.2f} %"
-        last = min(FINAL_EPOCHS, len(self.loss))
+        last, learned = min(FINAL_EPOCHS, len(self.loss)), self.epoch_learned()
+        means = f"final loss {mean_of_last(self.loss):.4f}, final accuracy {100 * self.final_accuracy():.2f} %"
         return f"{means} (means of the last {last} epochs), " + (f"learned at epoch {learned}" if learned else "not learned")
 
     def flossing_blocks(self):
@@ -177,10 +175,9 @@ def members(name, arrays):
 
 
 def exact(record):
-    """All that two equal records share."""
     arrays = {name: (x.dtype, x.shape, x.tobytes()) for name, x in record.to_arrays()[1].items()}
     return record.parameters, record.interrupted, arrays
 
 
-def norm(x):
-    return float(np.sqrt(np.sum(np.square(x, dtype=np.float64))))
+def norms(name, arrays):
+    return {f"{name}/{member}": float(np.sqrt(np.sum(np.square(x, dtype=np.float64)))) for member, x in arrays.items()}

@@ -17,29 +17,28 @@ from extras.check_parameters import check_engine, check_flag, check_initial, flo
 from extras.checkpoint import Checkpoint
 from extras.lyapunov import check_diagnostics
 from extras.progress import Progress
-from extras.record import FLOSSED, TRAINED, NonFiniteError, Terminated, TrainingRecord, described, members, norm
+from extras.record import NonFiniteError, Terminated, TrainingRecord, described, members, norms
 from extras.signals import handled
 
 
 class Run:
     """One call of train_rnn_flossing; its keywords, see there, are checked here before anything is printed or drawn.
 
-    parameters: the 33, checked. initial: dict of the arrays given instead of drawn ones. blocks: interflossing blocks
-    already begun, 0 unless the run goes on from a checkpoint.
+    initial: dict of the arrays given instead of drawn ones; blocks: interflossing blocks begun before a checkpoint, else 0.
     """
 
     def __init__(self, parameters, engine, progress, initial, checkpoint, checkpoint_every, diagnostics):
         p = self.parameters = parameters._asdict()
         check_engine(engine)
         check_flag("progress", progress)
-        self.engine = engine
+        self.versions = {"engine": engine, "python": platform.python_version(), "numpy": np.__version__}
         self.initial = check_initial(initial, p)
         self.diagnostics = check_diagnostics(diagnostics, p)
         given = {name: sha256(x.tobytes()).hexdigest()[:16] for name, x in self.initial.items()}
         options = {"engine": engine, "diagnostics": self.diagnostics.description(), "initial": given}
         self.checkpoint = Checkpoint(checkpoint, checkpoint_every, p, options)
         self.columns = defaultdict(list)  # what grows by a value at each step
-        self.fixed = {}  # what does not: the arrays initial/... and first_.../...
+        self.fixed = {}  # what does not: the arrays initial/..., first_.../..., and final/... of a checkpoint
         self.signal, self.interrupted, self.steps, self.elapsed = None, False, 0, 0.0
         if self.checkpoint.saved:
             self.take_over(*self.checkpoint.saved)
@@ -72,8 +71,6 @@ class Run:
             finally:
                 self.progress.status.erase()
             self.save()
-        if self.interrupted:
-            self.print(f"interrupted after {len(self.columns['loss'])} of {self.parameters['E']} epochs")
         self.print(f"{time.perf_counter() - self.since:11.6f} seconds")
         if self.signal not in (None, signal.SIGINT):
             raise Terminated(128 + self.signal, self.record())
@@ -101,7 +98,7 @@ class Run:
     def training_step(self, loss, accuracy, gs):
         """Keep loss, accuracy and gradients gs of a training step, before the update."""
         self.keep_finite()
-        step = {"loss": loss, "accuracy": accuracy} | {f"gradient_norm/{name}": norm(gs[name]) for name in TRAINED}
+        step = {"loss": loss, "accuracy": accuracy} | norms("gradient_norm", gs)
         self.check_finite(step)
         looked_at = self.diagnostics.before_update(self.parameters, self.ps, self.ei, gs)
         self.check_finite(looked_at)
@@ -116,8 +113,8 @@ class Run:
     def flossing_step(self, loss, spectrum, gs):
         """Keep loss, spectrum (nLE,) and gradients gs of a flossing step, before the update."""
         self.keep_finite()
-        norms = {f"flossing_gradient_norm/{name}": norm(gs[name]) for name in FLOSSED}
-        step = {"flossing_loss": loss, "flossing_epoch": self.ei, "lyapunov_spectrum": spectrum} | norms
+        step = {"flossing_loss": loss, "flossing_epoch": self.ei, "lyapunov_spectrum": spectrum}
+        step |= norms("flossing_gradient_norm", gs)
         self.check_finite(step)
         if not self.columns["flossing_loss"]:
             self.fixed |= members("first_flossing_gradient", gs)
@@ -125,12 +122,8 @@ class Run:
 
     def record(self):
         """The TrainingRecord of the run so far."""
-        metadata = {
-            "parameters": dict(self.parameters),
-            "interrupted": self.interrupted,
-            "elapsed_time": time.perf_counter() - self.since,
-            "versions": {"engine": self.engine, "python": platform.python_version(), "numpy": np.__version__},
-        }
+        metadata = {"parameters": dict(self.parameters), "interrupted": self.interrupted, "versions": dict(self.versions)}
+        metadata["elapsed_time"] = time.perf_counter() - self.since
         arrays = self.fixed | members("final", self.ps)
         epochs, steps = len(self.columns["loss"]), len(self.columns["flossing_loss"])
         for name, (dtype, shape) in described(self.parameters, epochs, steps).items():
@@ -149,8 +142,8 @@ class Run:
         if bad := [name for name, value in values.items() if not np.isfinite(value).all()]:
             for name, x in self.ps.items():
                 x[...] = self.before[name]
-            so_far = "This error's .record holds the run so far, with the last finite parameters."
-            raise NonFiniteError(f"epoch {self.ei}, {where}{', '.join(bad)} infinite or NaN. {so_far}", self.record())
+            what = f"{where}{', '.join(bad)} infinite or NaN"
+            raise NonFiniteError(f"epoch {self.ei}, {what}; this error's .record is the run so far", self.record())
 
     def keep_finite(self):
         """Keep a copy of the parameters, unless the last update made one infinite or NaN."""
@@ -178,5 +171,5 @@ class Run:
     def take_over(self, metadata, arrays):
         """Go on with the record so far, which a checkpoint holds."""
         self.elapsed = metadata["elapsed_time"]
-        self.fixed = {name: x for name, x in arrays.items() if name.startswith(("initial/", "first_"))}
-        self.columns |= {name: list(x) for name, x in arrays.items() if not name.startswith(("initial/", "first_", "final/"))}
+        self.fixed = {name: x for name, x in arrays.items() if name.startswith(("initial/", "final/", "first_"))}
+        self.columns |= {name: list(x) for name, x in arrays.items() if name not in self.fixed}

@@ -43,7 +43,7 @@ BAD_COMBINATIONS = [  # what is changed in the README call, and the parameter th
     (dict(intype=2**63), "intype"), (dict(intype=-(2**63) - 1), "intype"), (dict(IC=0), "IC"), (dict(IC=2), "IC"), (dict(IC=4), "IC"), (dict(IC=-1), "IC"),
     (dict(nLE=81), "nLE"), (dict(nLE=-1), "nLE"), (dict(N=74), "nLE"),
     (dict(delay=-1), "delay"), (dict(delay=0), "delay"), (dict(delay=0, task=1), "delay"), (dict(task=63), "task"),
-    (dict(task=-63), "task"), (dict(task=2**64), "task"), (dict(task=60), "delay"), (dict(delay=2**62), "delay"),
+    (dict(task=-63), "task"), (dict(task=2**64), "task"), (dict(task=60), "task"), (dict(delay=2**62), "task"),
     (dict(wsS=1.1e34), "wsS"), (dict(bM=-1.1e34), "bM"), (dict(g=3e38), "g"),
     (dict(N=10**6), "N"), (dict(T=10**10), "T"), (dict(B=10**9), "T"), (dict(Tp=10**9, Ti=10**9), "Tp"), (dict(Ti=10**11), "Ti"),
     (dict(E=2**32 - 1), "E"), (dict(E=HUGE), "E"), (dict(delay=10**11, T=10**12), "T"), (dict(sIn=HUGE), "sIn"),
@@ -80,7 +80,7 @@ def test_at_least_200_bad_argument_lists():
 
 @pytest.mark.parametrize(("change", "name"), BAD, ids=lambda value: shown(value))
 def test_bad_argument_is_refused_by_name_before_any_work(change, name, nothing_may_start, capsys):
-    with pytest.raises(ValueError, match=rf"^{name}( =|:| must)") as refused:
+    with pytest.raises(ValueError, match=rf"(^|, ){name}( =|:| must)") as refused:
         train_rnn_flossing(**named(change))
     assert shown(named(change)[name]) in str(refused.value) and len(str(refused.value)) < 300
     assert capsys.readouterr().out == ""
@@ -117,13 +117,13 @@ def test_what_the_original_can_do_is_accepted(change):
 ])  # fmt: skip
 def test_the_largest_run_that_fits_into_32_gib(name, fits, too_large, rest, nothing_may_start):
     check(rest | {name: fits})
-    with pytest.raises(ValueError, match=f"^{name} = {too_large}: the run would need .* this machine has 32.0 GiB"):
+    with pytest.raises(ValueError, match=f"{name} = {too_large}[,:].* the run would need .* this machine has 32.0 GiB"):
         check(rest | {name: too_large})
 
 
 def test_the_rows_of_flossing_steps_take_memory_too(nothing_may_start):
     check(dict(Ep=98_000_000))
-    with pytest.raises(ValueError, match="^E = 301: the run would need"):
+    with pytest.raises(ValueError, match="Ep = 100000000, .* the run would need"):
         check(dict(Ep=100_000_000))
 
 

@@ -377,13 +377,6 @@ def test_time_adds_up(tmp_path):
     assert 1e6 + first.elapsed_time < train(path).elapsed_time < 2e6
 
 
-def test_ctrl_c_says_how_far_the_run_came(capsys, monkeypatch):
-    right = port.Run.step_done
-    monkeypatch.setattr(port.Run, "step_done", lambda run: (run.ei == 4 and signal.raise_signal(signal.SIGINT), right(run)))
-    assert train_rnn_flossing(**CALL).interrupted
-    assert "\ninterrupted after 4 of 120 epochs\n" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_during_a_save(times, tmp_path, uninterrupted, monkeypatch):
     """Once: the save is finished, and the run ends. Twice: at once, and the last checkpoint stays."""
