@@ -1,7 +1,6 @@
 """One place that describes the 33 parameters and checks them, and the keywords, before any work starts.
 
-PARAMETERS is the table behind the checks and the help of the command line. A refused value raises ValueError with the
-parameter, the value, what is allowed and why: mostly because the original dies on it, or computes NaN. p: dict of the 33.
+ValueErrors name the parameter, its value, what is allowed and why: mostly because the original dies. p: dict of the 33.
 """
 
 import math
@@ -13,7 +12,7 @@ import numpy as np
 
 from julia_packages.checks import check_integer, shown
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
+LARGEST = 1e34  # no normal number drawn is beyond 14, so that sums over all neurons stay within Float32, 3.4e38
 ENGINES = ("adjoint", "autograd")
 
 # What one parameter means: kind is int or float, unit "" for a pure number, minimum for integers.
@@ -73,7 +72,6 @@ def check_parameters(arguments):
     check_spectrum(p, flossed=flossing_steps(p) > 0)
     check_memory(p)
     check_input_seeds(p)
-    check_overflow(p)
     return Parameters(**p)
 
 
@@ -83,25 +81,22 @@ def require(p, name, holds, allowed):
 
 
 def check_value(name, value):
-    """One value by itself: an integer not below its minimum and within Int64, or a number finite in Float32."""
-    group, kind, _, meaning, minimum = PARAMETERS[name]
-    try:
-        number = check_integer(name, value, minimum) if kind is int else check_real(name, value)
-    except ValueError as error:
-        raise ValueError(f"{error} ({meaning})") from None
-    within = kind is float or group == "seeds" or -(2**63) <= number < 2**63
+    """One value by itself: an integer not below its minimum and within Int64, or a number as in check_real()."""
+    p = PARAMETERS[name]
+    number = check_integer(name, value, p.minimum) if p.kind is int else check_real(name, value)
+    within = p.kind is float or p.group == "seeds" or -(2**63) <= number < 2**63
     require({name: number}, name, within, "must lie within a 64-bit integer, as Julia's Int")
     return number
 
 
 def check_real(name, value):
-    """Return `value` as float; ValueError if it is no number (bool included) or beyond Float32."""
+    """Return `value` as float; ValueError if it is no number (bool included) or beyond LARGEST."""
     try:
         number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     except (OverflowError, TypeError):  # an exotic scalar is not a number, though it says that it is Real
         number = math.inf
-    if not abs(number) <= FLOAT32_MAX:
-        raise ValueError(f"{name} must be a finite number within Float32, at most 3.4e38, got {shown(value)}")
+    if not abs(number) <= LARGEST:
+        raise ValueError(f"{name} must be a number from -{LARGEST:g} to {LARGEST:g}, got {shown(value)}")
     return number
 
 
@@ -115,10 +110,9 @@ def trainer():
 def check_task(p):
     delay, task = p["delay"], p["task"]
     require(p, "S", p["S"] == 1, "must be 1: the original's target has a single channel (BoundsError)")
-    bits = "as parity is taken over 2^|task| bits, counted in 64-bit integers"
-    require(p, "task", abs(task) <= 62, f"must lie in -62..62, {bits}")
     require(p, "delay", delay > 0 or task == 0, f"must be >= 1 for task = {task}: the bits of a parity are a delay apart")
-    require(p, "delay", delay * 2 ** abs(task) < 2**63, f"delay * 2^|task| must be < 2^63 (task = {task}), {bits}")
+    counted = abs(task) <= 62 and delay * 2 ** abs(task) < 2**63
+    require(p, "task", counted, f"delay * 2^|task| must be < 2^63 (delay = {delay}), as it is counted in 64-bit integers")
     first = trainer().first_loss_index(delay, task)
     scored = f"the first scored time step of delay = {delay}, task = {task} (AssertionError in the original)"
     require(p, "T", p["T"] > first, f"must be > {first}, {scored}")
@@ -146,15 +140,11 @@ def check_spectrum_call(s, J, Tp, nLE):
 
 def check_input_seeds(p):
     """The batches are drawn with the seeds sIn, E*sIn + epoch and E*sIn + epoch + step; none may be 0."""
-    E, sIn, not_0 = p["E"], p["sIn"], "Xoroshiro128Star's state must not be all 0"
-    require(p, "sIn", sIn != 0, f"must not be 0: {not_0}")
-    largest = max(abs(E * sIn) + E + max(p["Ep"], p["Ei"]), abs(sIn))
+    first, last = p["E"] * p["sIn"] + 1, p["E"] * p["sIn"] + p["E"] + max(p["Ep"], p["Ei"])
+    largest = max(abs(first), abs(last), abs(p["sIn"]))
     require(p, "sIn", largest < 2**63, "E*sIn + epoch + step must lie within 64-bit integers, where Julia's sums wrap")
-    zero = -E * sIn  # the epoch, or epoch + step, at which the seed is 0
-    reached = 1 <= zero <= E or zero > E and flossing_steps(p) and (
-        0 < zero - 1 <= p["Ep"] or any(0 < zero - ei <= p["Ei"] for ei in interflossing_epochs(p, E))
-    )
-    require(p, "sIn", not reached, f"E*sIn + epoch (+ flossing step) is 0 at {zero}, and {not_0}; choose sIn > 0")
+    reached = p["sIn"] == 0 or first <= 0 <= last
+    require(p, "sIn", not reached, f"must not be 0, nor E*sIn + epoch + step, from {first} to {last}; choose sIn > 0")
 
 
 def interflossing_epochs(p, last):
@@ -163,22 +153,17 @@ def interflossing_epochs(p, last):
 
 
 def flossing_steps(p):
-    """How many flossing steps a run has."""
     return (p["Ep"] + p["Ei"] * len(interflossing_epochs(p, p["E"]))) * (p["nLE"] > 0 and p["E"] > 0)
 
 
 def check_memory(p):
     """Refuse a run whose arrays do not fit into the memory of this machine."""
-    N, B, nLE, Tp, steps = p["N"], p["B"], p["nLE"], p["Tp"], flossing_steps(p)
-    needed = {  # bytes, by the parameter that they grow with
-        "N": 40 * N * N,
-        "T": (12 * p["T"] * B * N + 16 * (p["T"] + p["delay"]) * B) * (p["E"] > 0),
-        "Tp": 8 * Tp * nLE * (N + nLE) * (steps > 0),
-        "Ti": 16 * (p["Ti"] + p["delay"]) * (steps > 0),
-        "E": 64 * p["E"] + (4 * nLE + 48) * steps,
-    }
-    lack = memory_lack(sum(needed.values()))
-    require(p, max(needed, key=needed.get), not lack, f"the run {lack}")
+    N, B, nLE, T, steps = p["N"], p["B"], p["nLE"], p["T"] * (p["E"] > 0), flossing_steps(p)
+    record = 64 * p["E"] + (4 * nLE + 48) * steps  # bytes
+    flossing = (8 * p["Tp"] * nLE * (N + nLE) + 16 * (p["Ti"] + p["delay"])) * (steps > 0)
+    if lack := memory_lack(40 * N * N + 12 * T * B * N + 16 * (T + p["delay"]) * B + flossing + record):
+        sizes = ", ".join(f"{name} = {p[name]}" for name in ("N", "B", "nLE", "T", "Tp", "Ti", "E", "Ep", "Ei"))
+        raise ValueError(f"{sizes}: the run {lack}")
 
 
 def memory_lack(needed):
@@ -186,15 +171,6 @@ def memory_lack(needed):
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
     if needed > available:
         return f"would need {needed / 2**30:,.1f} GiB of memory, this machine has {available / 2**30:,.1f} GiB"
-
-
-def check_overflow(p):
-    """Refuse what would overflow Float32 in the initial weights or state: no normal number drawn is beyond 14."""
-    state = {"g": 14 * math.sqrt(p["N"]), "gbar": 1, "bM": 1, "bS": 1}
-    for factors in ({"wsM": 1, "wsS": 14}, {"wrM": 1, "wrS": 14}, {"bM": 1, "bS": 14}, state):
-        sizes = {name: factor * abs(p[name]) for name, factor in factors.items()}
-        within = sum(sizes.values()) <= FLOAT32_MAX
-        require(p, max(sizes, key=sizes.get), within, "must be smaller, or initial numbers are beyond Float32, 3.4e38")
 
 
 def check_engine(engine):
@@ -228,8 +204,8 @@ def check_array(name, value, shape):
         raise ValueError(f"{name}: must be an array of numbers, got {shown(value)}") from None
     if array.shape != shape:
         raise ValueError(f"{name}: must have the shape {shape}, got {array.shape}")
-    if not np.abs(array).sum(dtype=float) <= FLOAT32_MAX:
-        raise ValueError(f"{name}: must be finite, and the sum of its sizes within Float32, at most 3.4e38")
+    if not np.abs(array).max() <= LARGEST:
+        raise ValueError(f"{name}: must be finite, no entry beyond {LARGEST:g}")
     return array
 
 

@@ -1,10 +1,8 @@
-"""Checkpoint files: all that a run depends on, from which it goes on to the same end bit for bit.
+"""Checkpoint files, from which a run goes on to the same end bit for bit: its record so far, and both optimisers' state.
 
-That is its arguments, the parameters, the state of both optimisers and the record so far, which also says how many steps
-are done. Random streams need not be saved: each epoch and each flossing step seeds its own.
+Random streams need not be saved: each epoch and each flossing step seeds its own.
 """
 
-import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import numpy as np
 
 from extras.check_parameters import shapes
 from extras.files import load_arrays, locked, save_arrays
-from extras.record import Stopped, check_arrays, check_record, members, versions
+from extras.record import Stopped, check_arrays, check_record, members
 from julia_packages.checks import check_integer, shown
 from julia_packages.flux import ADAM
 
@@ -26,9 +24,8 @@ class CheckpointError(Stopped, ValueError):
 class Checkpoint:
     """The file `path` of a run, or None. every: steps (of training and flossing) between two saves.
 
-    options: dict, for JSON, of what makes two runs the same beside the parameters (dict of the 33). `saved` is None, or
-    (metadata, arrays) of the record so far. `held` is a context: at its end others may use the file. CheckpointError if
-    the place or the file, which is left as it is, cannot be used.
+    parameters, options: two dicts, for JSON, of what makes two runs the same. `saved` is None, or (metadata, arrays) of
+    the record so far. `held` is a context: at its end others may use the file.
     """
 
     def __init__(self, path, every, parameters, options):
@@ -41,17 +38,15 @@ class Checkpoint:
                     self.path = Path(path)
                     self.saved = self.load() if self.path.exists() else None
                 except (OSError, TypeError, ValueError) as error:
-                    raise CheckpointError(f"checkpoint = {shown(path)}: {error}") from None
+                    place = path if isinstance(path, (str, Path)) else shown(path)
+                    raise CheckpointError(f"checkpoint = {place}: {str(error).removeprefix(f'{place}: ')}") from None
             self.held = held.pop_all()
 
     def load(self):
         metadata, self.arrays = load_arrays(self.path, FORMAT, check_checkpoint)
         record = metadata["record"]
         if different := differing(record["parameters"] | metadata["options"], self.parameters | self.options):
-            raise ValueError(f"{self.path}: checkpoint of another run, left as it is: {different}")
-        here = {name: version for name, version in versions(self.options["engine"]).items() if name in record["versions"]}
-        if changed := differing(record["versions"], here):
-            warnings.warn(f"{self.path} was made with {changed}: the last bits may differ now", stacklevel=5)
+            raise ValueError(f"checkpoint of another run, left as it is: {different}")
         return record, part(self.arrays, "record")
 
     def restore(self, ps, optimisers):
@@ -62,8 +57,8 @@ class Checkpoint:
                 mt, vt, powers = (self.arrays[f"{outer}/{name}/{kind}"] for kind in ("mt", "vt", "powers"))
                 adam_of(optimiser).state[id(x)] = mt, vt, tuple(powers.tolist())
 
-    def save(self, record, ps, optimisers, last):
-        """Write the file. If it cannot be written, warn and try again at the next save; the last one must succeed."""
+    def save(self, record, ps, optimisers):
+        """Write the file; CheckpointError with the record, which is the run so far, if that fails."""
         metadata, arrays = record.to_arrays()
         arrays = {f"record/{name}": x for name, x in arrays.items()}  # members() would copy the whole record
         for outer, optimiser in optimisers.items():
@@ -74,10 +69,7 @@ class Checkpoint:
         try:
             save_arrays(self.path, FORMAT, {"record": metadata, "options": self.options}, arrays)
         except OSError as error:
-            message = f"checkpoint {self.path} cannot be written ({error})"
-            if last:
-                raise CheckpointError(message, record) from None
-            warnings.warn(f"{message}: the run goes on, and tries again", RuntimeWarning, stacklevel=2)
+            raise CheckpointError(f"checkpoint {self.path} cannot be written ({error})", record) from None
 
 
 def check_checkpoint(metadata, arrays):

@@ -11,25 +11,22 @@ from extras.check_parameters import ENGINES, PARAMETERS, Parameters, check_param
 from extras.checkpoint import CheckpointError, differing
 from extras.files import locked
 from extras.progress import say
-from extras.record import NonFiniteError, Terminated, load_record
+from extras.record import NonFiniteError, Stopped, Terminated, load_record
 from extras.signals import ctrl_c_ends_at_once, handled
 from julia_packages.checks import shown
 
 EPILOG = """\
-While a run lasts, no other run can use its --out or its --checkpoint. Ctrl-C, SIGTERM and SIGHUP end it after the step
-under way: the record so far is written to --out, and with --checkpoint the same command goes on from there.
+Ctrl-C, SIGTERM and SIGHUP end a run after the step under way: the record so far is written to --out, and with
+--checkpoint the same command goes on from there.
 Exit status: 0; 1 the run stopped with an error; 2 bad options; 130 Ctrl-C; 143 SIGTERM; 129 SIGHUP."""
 
 
 def make_parser(calls, description=None):
     """Parser with an option for each of the 33 parameters. calls: dict word -> Parameters; the first is the default."""
     parser = argparse.ArgumentParser(
-        usage=f"%(prog)s [{'|'.join(calls)}] [--PARAMETER VALUE ...] [--seed N] [--out DIR] [--checkpoint FILE] [--quiet]",
-        description=description,
-        epilog=EPILOG,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=description, epilog=EPILOG, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.usage = f"%(prog)s [{'|'.join(calls)}] [--PARAMETER VALUE ...] [--out DIR] [--checkpoint FILE] [--quiet]"
     parser._negative_number_matcher = re.compile(r"-[\d.]")  # else -1e-3 is taken for an option
     default, defaults = next(iter(calls.items()))
     words = [f"{word}: {differing(call._asdict(), defaults._asdict()) or 'the defaults'}" for word, call in calls.items()]
@@ -38,7 +35,6 @@ def make_parser(calls, description=None):
     for name, p in PARAMETERS.items():
         text = f"{p.meaning}{f' [{p.unit}]' if p.unit else ''}; default {getattr(defaults, name)}"
         groups[p.group].add_argument(f"--{name}", type=p.kind, metavar=p.kind.__name__.upper(), help=text)
-    groups["seeds"].add_argument("--seed", type=int, metavar="INT", help="all four of them")
     group = parser.add_argument_group("output and engine (not in the original)")
     group.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="folder of the files; default out")
     group.add_argument("--engine", choices=ENGINES, default="adjoint", help="which code takes the gradients")
@@ -48,11 +44,10 @@ def make_parser(calls, description=None):
 
 
 def parameters_of(options, calls):
-    """The Parameters that the options say: by name, else by --seed, else those of the call."""
+    """The Parameters that the options say: by name, else those of the call."""
     if options.call not in calls:
         raise ValueError(f"call = {shown(options.call)}: must be one of {', '.join(calls)}")
-    given = {name: options.seed for name, p in PARAMETERS.items() if p.group == "seeds" and options.seed is not None}
-    given |= {name: value for name in PARAMETERS if (value := getattr(options, name)) is not None}
+    given = {name: value for name in PARAMETERS if (value := getattr(options, name)) is not None}
     return check_parameters(calls[options.call]._replace(**given))
 
 
@@ -66,13 +61,18 @@ def train_command(train, calls, name="record", figure_name=None, description=Non
     parser = make_parser(calls, description)
     options = parser.parse_args(argv)
     word = "" if options.call == next(iter(calls)) else f"_{options.call}"
-    path = options.out / f"{name}{word}.npz"
+    path, figure = options.out / f"{name}{word}.npz", options.out / f"{figure_name or name}{word}.png"
+    tell = (lambda text: None) if options.quiet else say
     try:
         parameters = parameters_of(options, calls)
         options.out.mkdir(parents=True, exist_ok=True)
         with locked(path):
             record = train_and_save(train, parameters, options, path)
-            draw(record, options.out / f"{figure_name or name}{word}.png", options.quiet)
+            tell(f"(addition) {record.summary()}\nwrote {path}")
+            from extras.figures import overview_figure  # here: matplotlib takes a while
+
+            overview_figure(record).savefig(figure)
+            tell(f"wrote {figure}")
             return record
     except KeyboardInterrupt:
         raise SystemExit(130) from None
@@ -85,35 +85,26 @@ def train_command(train, calls, name="record", figure_name=None, description=Non
 
 
 def train_and_save(train, parameters, options, path):
-    """The record, written to `path`; what there is of it, if the run ends early, is written beside it."""
+    """The record, written to `path`; what there is of it, if the run ends early, is written beside it.
+
+    ValueError if there is a file already, unless it is a record of the same run: that is replaced.
+    """
     partial = path.with_stem(f"{path.stem}_partial")
-    for file in (path, partial):
-        check_not_another_run(file, parameters._asdict() | {"engine": options.engine})
+    for file in filter(Path.exists, (path, partial)):
+        there, here = load_record(file), parameters._asdict() | {"engine": options.engine}
+        if different := differing(there.parameters | {"engine": there.versions["engine"]}, here):
+            raise ValueError(f"{file} holds another run ({different}): choose another --out, or remove it")
     try:
         record = train(*parameters, engine=options.engine, progress=not options.quiet, checkpoint=options.checkpoint)
         if record.interrupted:
             raise Terminated(128 + signal.SIGINT, record)
-    except (NonFiniteError, CheckpointError, Terminated) as error:
+    except Stopped as error:
         if error.record is not None:
             say(f"the run so far: {save(error.record, partial)}", sys.stderr)
         raise
     save(record, path)
     partial.unlink(missing_ok=True)
-    if not options.quiet:
-        say(f"(addition) {record.summary()}\nwrote {path}" if len(record.loss) else f"wrote {path}")
     return record
-
-
-def check_not_another_run(path, run):
-    """ValueError if a file lies under `path` that is not the record of this run: dict of the 33 and the engine."""
-    if path.exists():
-        try:
-            there = load_record(path)
-            different = differing(there.parameters | {"engine": there.versions["engine"]}, run)
-        except (ValueError, OSError) as error:
-            different = f"no record: {error}"
-        if different:
-            raise ValueError(f"{path} holds another run ({different}): choose another --out, or remove it")
 
 
 def save(record, path):
@@ -124,21 +115,6 @@ def save(record, path):
             return path
         except OSError as error:
             reason = f"error: {path} cannot be written ({error})"
-        try:
-            rescue = Path(tempfile.mkdtemp(), path.name)  # a folder that is this user's only
-            record.save(rescue)
-        except OSError as error:
-            raise SystemExit(f"{reason}, nor can a temporary file ({error}): the record is lost") from None
+        rescue = Path(tempfile.mkdtemp(), path.name)  # a folder that is this user's only
+        record.save(rescue)
         raise SystemExit(f"{reason}; the record is in {rescue}")
-
-
-def draw(record, path, quiet):
-    """The figure of a record that is saved already: whatever goes wrong here costs the figure only."""
-    try:
-        from extras.figures import overview_figure  # here: matplotlib takes a while
-
-        overview_figure(record).savefig(path)
-        if not quiet:
-            say(f"wrote {path}")
-    except Exception as error:
-        say(f"no figure: {type(error).__name__}: {error}", sys.stderr)

@@ -1,6 +1,5 @@
 """Files that are whole or not there: arrays in an .npz without pickle, written at once, checked when read, locked."""
 
-import errno
 import glob
 import io
 import json
@@ -20,10 +19,10 @@ except ImportError:  # Windows: no locks
 
 def actual(path):
     """The Path to which symbolic links lead; OSError for a folder, a FIFO or a device. There need not be a file."""
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file():
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
         raise OSError(f"{path}: is no regular file")
-    return path
+    return target
 
 
 @contextmanager
@@ -32,20 +31,20 @@ def locked(path):
 
     The lock ends with the process, however that ends; what killed ones have left beside `path` is removed.
     """
-    path = actual(path)
+    target = actual(path)
     if fcntl is None:
         yield
         return
-    lock = path.with_name(f".{path.name}.lock")
+    lock = target.with_name(f".{target.name}.lock")
     with open(lock, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             free = os.fstat(file.fileno()).st_nlink > 0  # else the run that had it has just removed it
         except OSError as error:
-            free = error.errno not in (errno.EAGAIN, errno.EACCES)  # a file system without locks
+            free = not isinstance(error, BlockingIOError)  # a file system without locks
         if not free:
             raise OSError(f"{path}: another run is using it")
-        for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
             leftover.unlink(missing_ok=True)
         try:
             yield
@@ -78,10 +77,7 @@ def write_atomically(path, data):
 
 
 def load_arrays(path, format, check=lambda metadata, arrays: None):
-    """(metadata, dict of arrays) of a file that save_arrays wrote with the same `format`; ValueError if it is none.
-
-    check(metadata, arrays): raises ValueError if they are not what the format says.
-    """
+    """(metadata, arrays) that save_arrays wrote with this `format`; ValueError if it did not, or if check() raises one."""
     content = actual(path).read_bytes()
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -90,12 +86,11 @@ def load_arrays(path, format, check=lambda metadata, arrays: None):
             members = {name: io.BytesIO(archive.read(name)) for name in archive.namelist()}  # read() checks the CRC-32
         arrays = {name.removesuffix(".npy"): np.lib.format.read_array(data) for name, data in members.items()}
         metadata = json.loads(str(arrays.pop("metadata")))
-        found, names = metadata.pop("format"), metadata.pop("members")
-        complete = names == list(arrays)
+        found = metadata.pop("format")
+        if metadata.pop("members") != list(arrays):
+            raise ValueError("members were added or removed")
     except Exception:  # damage shows in many ways
-        complete = False
-    if not complete:
-        raise ValueError(f"{path}: damaged, or not written by this program")
+        raise ValueError(f"{path}: damaged, or not written by this program") from None
     if found != format:
         raise ValueError(f"{path}: is a {found!r}, not a {format!r}")
     try:

@@ -1,15 +1,9 @@
-"""What a run prints: the original's lines, and between them how far it is.
-
-On a terminal one line is rewritten in place, several times a second. Elsewhere (a log file, a notebook) a line is printed
-every so many steps, and short runs print the lines of the original only.
-"""
+"""What a run prints: the original's lines, and how far it is, in a line that changes on a terminal and lines in a log."""
 
 import shutil
 import sys
 import time
 from contextlib import suppress
-
-from extras.check_parameters import flossing_steps
 
 REDRAW = 0.1  # seconds between two changes of the line on a terminal
 SMOOTHING = 0.1  # weight of the newest step in the running mean of the time per step
@@ -29,7 +23,6 @@ class StatusLine:
         self.drawn_at, self.width = 0.0, 0
 
     def show(self, text, due=True):
-        """On a terminal as much of the text as one line holds."""
         if not self.terminal and due:
             self.line(text)
         elif self.terminal and abs(time.perf_counter() - self.drawn_at) > REDRAW:
@@ -50,33 +43,25 @@ class StatusLine:
 
 
 class Progress:
-    """Prints to standard output if `enabled`. parameters: dict of the 33; flossed: flossing steps that are done already."""
+    """Prints to standard output if `enabled`. E: epochs of the run; flossing_left: its flossing steps that are not done."""
 
-    def __init__(self, enabled, parameters, flossed=0):
-        self.status = StatusLine(sys.stdout if enabled else None)
-        self.line, self.E = self.status.line, parameters["E"]
-        self.flossing_left = flossing_steps(parameters) - flossed
-        self.seconds = {}  # kind of step -> running mean of its time
-        self.since = time.perf_counter()  # when the step under way began
+    def __init__(self, enabled, E, flossing_left):
+        self.status, self.E, self.flossing_left = StatusLine(sys.stdout if enabled else None), E, flossing_left
+        self.mean, self.since = None, time.perf_counter()  # seconds that a step takes; when the one under way began
 
-    def epoch(self, done, loss, accuracy):
-        """So many epochs are done, the last with this loss and accuracy."""
-        text = f"epoch {done}/{self.E}  loss {loss:.4f}  accuracy {100 * accuracy:5.1f} %"
-        self.step("training", text, done, self.E, 50, self.E - done)
+    def training(self, ei, loss, accuracy):
+        self.step(f"epoch {ei}/{self.E}  loss {loss:.4f}  accuracy {100 * accuracy:5.1f} %", self.E - ei, ei, self.E)
 
-    def flossing(self, ei, done, steps, loss):
-        """So many of the `steps` steps of the flossing block in epoch ei are done, the last with this loss."""
+    def flossing(self, ei, i, steps, loss):
         self.flossing_left -= 1
-        text = f"epoch {ei}/{self.E}  flossing {done}/{steps}  loss {loss:.3g}"
-        self.step("flossing", text, done, steps, 100, self.E - ei + 1)
+        self.step(f"epoch {ei}/{self.E}  flossing {i}/{steps}  loss {loss:.3g}", self.E - ei + 1, i, steps)
 
-    def step(self, kind, text, done, total, interval, epochs_left):
-        """A step of this kind ends. In a log a line is due every `interval` steps, or every tenth of the total."""
+    def step(self, text, epochs_left, done, total):
+        """A step is done. In a log a line is due after every tenth of the total, but not within 50 steps."""
         now = time.perf_counter()
-        took, self.since = max(now - self.since, 1e-9), now  # a clock may go back
-        mean = self.seconds.get(kind, took)
-        mean = self.seconds[kind] = mean + SMOOTHING * (took - mean)
-        training, flossing = (self.seconds.get(k, mean) for k in ("training", "flossing"))
-        left = int(epochs_left * training + max(self.flossing_left, 0) * flossing)
-        text += f"  {1 / mean:.0f} steps/s  {left // 60}:{left % 60:02d} left"
-        self.status.show(text, done < total and done % max(total // 10, interval) == 0)
+        took, self.since = now - self.since, now
+        mean = took if self.mean is None else self.mean + SMOOTHING * (took - self.mean)
+        self.mean = max(mean, 1e-9)  # a clock may go back
+        left = int(self.mean * (epochs_left + max(self.flossing_left, 0)))
+        text += f"  {1 / self.mean:.0f} steps/s  {left // 60}:{left % 60:02d} left"
+        self.status.show(text, done < total and done % max(total // 10, 50) == 0)

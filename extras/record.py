@@ -1,25 +1,23 @@
 """The record of a training run: everything that the original computes and drops."""
 
 import math
-import platform
-import sys
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from extras.check_parameters import ENGINES, PARAMETERS, shapes
+from extras.check_parameters import PARAMETERS, check_engine, check_real, check_value, shapes
 from extras.files import load_arrays, save_arrays
 
 TRAINED = ("ws", "J", "wr", "b", "offset", "xInit")
 FLOSSED = ("ws", "J", "b")
 FORMAT = "gradient flossing record 2"
 LEARNED, WINDOW = 0.95, 10  # learned: a mean accuracy above LEARNED over WINDOW epochs
-METADATA = {"parameters": dict, "interrupted": bool, "elapsed_time": float, "versions": dict}  # what is no array
 FINAL_EPOCHS = 100  # over which the final loss and accuracy are averaged
+METADATA = {"parameters": dict, "interrupted": bool, "elapsed_time": float, "versions": dict}  # what is no array
 
 
-class Stopped:
-    """Of an error that ends a run: `record` is the run so far, None if it had not begun."""
+class Stopped(BaseException):
+    """What ends a run early: `record` is the run so far, None if it had not begun."""
 
     def __init__(self, message, record=None):
         super().__init__(message)
@@ -57,10 +55,9 @@ class TrainingRecord:
     diagnostics: dict = field(default_factory=dict)  # of arrays; empty unless asked for (extras/lyapunov.py)
     interrupted: bool = False  # Ctrl-C or another signal ended the run: then there are fewer than E epochs
     elapsed_time: float = 0.0  # seconds of the training loop
-    versions: dict = field(default_factory=dict)  # what made it: engine, python, numpy, ...
+    versions: dict = field(default_factory=dict)  # what made it: engine, python, numpy
 
     def epoch_learned(self):
-        """epoch_learned() of its accuracies."""
         return epoch_learned(self.accuracy)
 
     def final_accuracy(self):
@@ -69,9 +66,8 @@ class TrainingRecord:
 
     def summary(self):
         """How the run ended, in one line."""
-        loss, learned = mean_of_last(self.loss), self.epoch_learned()
-        means = f"final loss {loss:.4f}, final accuracy {100 * self.final_accuracy():.2f} %"
-        last = min(FINAL_EPOCHS, len(self.loss))
+        last, learned = min(FINAL_EPOCHS, len(self.loss)), self.epoch_learned()
+        means = f"final loss {mean_of_last(self.loss):.4f}, final accuracy {100 * self.final_accuracy():.2f} %"
         return f"{means} (means of the last {last} epochs), " + (f"learned at epoch {learned}" if learned else "not learned")
 
     def save(self, path):
@@ -133,11 +129,11 @@ def check_record(metadata, arrays):
     """ValueError unless these are of a record: metadata of the right types, arrays as described and finite."""
     if {name: type(value) for name, value in metadata.items()} != METADATA:
         raise ValueError(f"{', '.join(METADATA)}: missing, or of another type")
-    p, seconds = metadata["parameters"], metadata["elapsed_time"]
-    kinds = {name: parameter.kind for name, parameter in PARAMETERS.items()}
-    wrong = [name for name, kind in kinds.items() if type(p.get(name)) is not kind or not abs(p[name]) < math.inf]
-    if wrong or metadata["versions"].get("engine") not in ENGINES or not math.isfinite(seconds):
-        raise ValueError(f"parameters ({', '.join(wrong)}), engine or elapsed_time: not those of a run")
+    p = metadata["parameters"]
+    for name in PARAMETERS:
+        check_value(name, p.get(name))
+    check_engine(metadata["versions"].get("engine"))
+    check_real("elapsed_time", metadata["elapsed_time"])
     epochs, steps = (arrays[name].size if name in arrays else 0 for name in ("loss", "flossing_loss"))
     diagnostics = {name: (np.number, x.shape) for name, x in arrays.items() if name.startswith("diagnostics/")}
     check_arrays(arrays, described(p, epochs, steps) | diagnostics)
@@ -157,9 +153,6 @@ def check_arrays(arrays, expected):
             raise ValueError(f"{name}: must be finite {dtype.__name__} of shape {shape}, is {x.dtype} of {x.shape}")
 
 
-# ------------------------------------------------------------------ small things
-
-
 def epoch_learned(accuracy):
     """First epoch up to which the last WINDOW of the accuracies (E,) have a mean above LEARNED; None if none."""
     if len(accuracy) < WINDOW:
@@ -177,15 +170,9 @@ def members(name, arrays):
 
 
 def exact(record):
-    """All that two equal records share."""
     arrays = {name: (x.dtype, x.shape, x.tobytes()) for name, x in record.to_arrays()[1].items()}
     return record.parameters, record.interrupted, arrays
 
 
-def norm(x):
-    return float(np.sqrt(np.sum(np.square(x, dtype=np.float64))))
-
-
-def versions(engine):
-    packages = {name: sys.modules[name].__version__ for name in ("numpy", "scipy", "torch") if name in sys.modules}
-    return {"engine": engine, "python": platform.python_version()} | packages
+def norms(name, arrays):
+    return {f"{name}/{member}": float(np.sqrt(np.sum(np.square(x, dtype=np.float64)))) for member, x in arrays.items()}

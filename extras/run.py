@@ -1,12 +1,11 @@
 """The seam between the trainer and everything around a training run: what is printed, kept, saved and watched.
 
 Nothing here changes a number of the run or draws from a stream that it uses. The trainer makes one Run, loops over
-its epochs and flossing steps, and hands each step's loss and gradients to it. Rooms of their own: signals.py (Ctrl-C),
-checkpoint.py (saving and going on), progress.py; at the end of this file, what guards against infinities and NaN.
+its epochs and flossing steps, and hands each step's loss and gradients to it.
 """
 
+import platform
 import signal
-import sys
 import time
 from collections import defaultdict
 from contextlib import contextmanager
@@ -14,47 +13,40 @@ from hashlib import sha256
 
 import numpy as np
 
-from extras.check_parameters import check_engine, check_flag, check_initial, interflossing_epochs
+from extras.check_parameters import check_engine, check_flag, check_initial, flossing_steps, interflossing_epochs
 from extras.checkpoint import Checkpoint
 from extras.lyapunov import check_diagnostics
-from extras.progress import Progress, say
-from extras.record import FLOSSED, TRAINED, NonFiniteError, Terminated, TrainingRecord, described, members, norm, versions
+from extras.progress import Progress
+from extras.record import NonFiniteError, Terminated, TrainingRecord, described, members, norms
 from extras.signals import handled
-
-
-class Interrupted(Exception):
-    """A signal asks for the end; raised between two steps only, so that no array is half updated."""
 
 
 class Run:
     """One call of train_rnn_flossing; its keywords, see there, are checked here before anything is printed or drawn.
 
-    parameters: the 33, checked. initial: dict of the arrays given instead of drawn ones. blocks: interflossing blocks
-    already begun, 0 unless the run goes on from a checkpoint.
+    initial: dict of the arrays given instead of drawn ones; blocks: interflossing blocks begun before a checkpoint, else 0.
     """
 
     def __init__(self, parameters, engine, progress, initial, checkpoint, checkpoint_every, diagnostics):
         p = self.parameters = parameters._asdict()
         check_engine(engine)
         check_flag("progress", progress)
-        self.engine = engine
+        self.versions = {"engine": engine, "python": platform.python_version(), "numpy": np.__version__}
         self.initial = check_initial(initial, p)
         self.diagnostics = check_diagnostics(diagnostics, p)
         given = {name: sha256(x.tobytes()).hexdigest()[:16] for name, x in self.initial.items()}
         options = {"engine": engine, "diagnostics": self.diagnostics.description(), "initial": given}
         self.checkpoint = Checkpoint(checkpoint, checkpoint_every, p, options)
         self.columns = defaultdict(list)  # what grows by a value at each step
-        self.fixed = {}  # what does not: the arrays initial/... and first_.../...
+        self.fixed = {}  # what does not: the arrays initial/..., first_.../..., and final/... of a checkpoint
         self.signal, self.interrupted, self.steps, self.elapsed = None, False, 0, 0.0
         if self.checkpoint.saved:
             self.take_over(*self.checkpoint.saved)
         self.ei = len(self.columns["loss"]) + 1
         self.flossed = self.columns["flossing_epoch"].count(self.ei)  # steps of the present block that are done
         self.blocks = len(interflossing_epochs(p, self.ei - 1))
-        self.progress = Progress(progress, p, len(self.columns["flossing_loss"]))
-        self.print = self.progress.line
-
-    # ---- what the trainer calls
+        self.progress = Progress(progress, p["E"], flossing_steps(p) - len(self.columns["flossing_loss"]))
+        self.print = self.progress.status.line
 
     @contextmanager
     def started(self, ps, **optimisers):
@@ -70,18 +62,15 @@ class Run:
                 self.checkpoint.restore(ps, optimisers)
                 self.print(f"going on after {len(self.columns['loss'])} of {self.parameters['E']} epochs")
             self.before = {name: x.copy() for name, x in ps.items()}
-            self.save(last=True)  # so that a full disk is known before the work and not after
+            self.save()  # so that a full disk is known before the work and not after
             try:
                 yield
-                self.keep_or_restore()
-            except Interrupted:
+                self.keep_finite()
+            except Terminated:
                 self.interrupted = True
             finally:
                 self.progress.status.erase()
-            self.save(last=True)
-        if self.interrupted and self.progress.status.stream is not None:
-            go_on = f"; the same call goes on from {self.checkpoint.path}" if self.checkpoint.path else ""
-            say(f"interrupted after {len(self.columns['loss'])} of {self.parameters['E']} epochs{go_on}", sys.stderr)
+            self.save()
         self.print(f"{time.perf_counter() - self.since:11.6f} seconds")
         if self.signal not in (None, signal.SIGINT):
             raise Terminated(128 + self.signal, self.record())
@@ -92,7 +81,7 @@ class Run:
         for ei in range(self.ei, E + 1):
             self.ei = ei
             yield ei
-            self.progress.epoch(ei, self.columns["loss"][-1], self.columns["accuracy"][-1])
+            self.progress.training(ei, self.columns["loss"][-1], self.columns["accuracy"][-1])
             self.step_done()
 
     def flossing_steps(self, steps):
@@ -108,11 +97,11 @@ class Run:
 
     def training_step(self, loss, accuracy, gs):
         """Keep loss, accuracy and gradients gs of a training step, before the update."""
-        self.keep_or_restore()
-        step = {"loss": loss, "accuracy": accuracy} | {f"gradient_norm/{name}": norm(gs[name]) for name in TRAINED}
-        self.check_finite("training", step)
+        self.keep_finite()
+        step = {"loss": loss, "accuracy": accuracy} | norms("gradient_norm", gs)
+        self.check_finite(step)
         looked_at = self.diagnostics.before_update(self.parameters, self.ps, self.ei, gs)
-        self.check_finite("training", looked_at)
+        self.check_finite(looked_at)
         if not self.columns["loss"]:
             self.fixed |= members("first_training_parameters", self.ps) | members("first_training_gradient", gs)
         self.add(step | looked_at)
@@ -123,22 +112,18 @@ class Run:
 
     def flossing_step(self, loss, spectrum, gs):
         """Keep loss, spectrum (nLE,) and gradients gs of a flossing step, before the update."""
-        self.keep_or_restore()
-        norms = {f"flossing_gradient_norm/{name}": norm(gs[name]) for name in FLOSSED}
-        step = {"flossing_loss": loss, "flossing_epoch": self.ei, "lyapunov_spectrum": spectrum} | norms
-        self.check_finite("flossing", step)
+        self.keep_finite()
+        step = {"flossing_loss": loss, "flossing_epoch": self.ei, "lyapunov_spectrum": spectrum}
+        step |= norms("flossing_gradient_norm", gs)
+        self.check_finite(step)
         if not self.columns["flossing_loss"]:
             self.fixed |= members("first_flossing_gradient", gs)
         self.add(step)
 
     def record(self):
         """The TrainingRecord of the run so far."""
-        metadata = {
-            "parameters": dict(self.parameters),
-            "interrupted": self.interrupted,
-            "elapsed_time": time.perf_counter() - self.since,
-            "versions": versions(self.engine),
-        }
+        metadata = {"parameters": dict(self.parameters), "interrupted": self.interrupted, "versions": dict(self.versions)}
+        metadata["elapsed_time"] = time.perf_counter() - self.since
         arrays = self.fixed | members("final", self.ps)
         epochs, steps = len(self.columns["loss"]), len(self.columns["flossing_loss"])
         for name, (dtype, shape) in described(self.parameters, epochs, steps).items():
@@ -152,29 +137,19 @@ class Run:
         for name, value in values.items():
             self.columns[name].append(value.copy() if isinstance(value, np.ndarray) else value)
 
-    # ---- guard against infinities and NaN
-
-    def check_finite(self, kind, values):
-        """NonFiniteError unless all values (dict of numbers and arrays) of this step are finite."""
+    def check_finite(self, values, where=""):
+        """NonFiniteError, with the last finite parameters, unless all values (dict of numbers and arrays) are finite."""
         if bad := [name for name, value in values.items() if not np.isfinite(value).all()]:
-            done = len(self.columns["loss" if kind == "training" else "flossing_loss"])
-            raise self.non_finite(f"{kind} step {done + 1}: {', '.join(bad)}")
+            for name, x in self.ps.items():
+                x[...] = self.before[name]
+            what = f"{where}{', '.join(bad)} infinite or NaN"
+            raise NonFiniteError(f"epoch {self.ei}, {what}; this error's .record is the run so far", self.record())
 
-    def keep_or_restore(self):
-        """Keep a copy of the parameters; if the last update made one infinite or NaN, return to the copy and say so."""
-        bad = [name for name, x in self.ps.items() if not np.isfinite(x).all()]
-        source, destination = (self.before, self.ps) if bad else (self.ps, self.before)
-        for name, x in destination.items():
-            x[...] = source[name]
-        if bad:
-            raise self.non_finite(f"the last update: {', '.join(bad)}")
-
-    def non_finite(self, what):
-        """The NonFiniteError to raise."""
-        so_far = "This error's .record holds the run so far, with the last finite parameters."
-        return NonFiniteError(f"epoch {self.ei}, {what} infinite or NaN. {so_far}", self.record())
-
-    # ---- signals, saving and going on
+    def keep_finite(self):
+        """Keep a copy of the parameters, unless the last update made one infinite or NaN."""
+        self.check_finite(self.ps, "the last update: ")
+        for name, x in self.ps.items():
+            self.before[name][...] = x
 
     def on_signal(self, number, frame):
         if number == self.signal == signal.SIGINT:  # a second time: at once, whatever is half done
@@ -182,22 +157,19 @@ class Run:
         self.signal = number
 
     def step_done(self):
-        """Between two steps: the place to end the run, and to save it."""
+        """Between two steps, where no array is half updated: the place to end the run, and to save it."""
         if self.signal is not None and len(self.columns["loss"]) < self.parameters["E"]:
-            raise Interrupted
+            raise Terminated(128 + self.signal)  # as far as started()
         self.steps += 1
         if self.steps % self.checkpoint.every == 0:
             self.save()
 
-    def save(self, last=False):
+    def save(self):
         if self.checkpoint.path is not None:
-            self.checkpoint.save(self.record(), self.ps, self.optimisers, last)
+            self.checkpoint.save(self.record(), self.ps, self.optimisers)
 
     def take_over(self, metadata, arrays):
         """Go on with the record so far, which a checkpoint holds."""
         self.elapsed = metadata["elapsed_time"]
-        for name, x in arrays.items():
-            if name.startswith(("initial/", "first_")):
-                self.fixed[name] = x
-            elif not name.startswith("final/"):
-                self.columns[name] = list(x)
+        self.fixed = {name: x for name, x in arrays.items() if name.startswith(("initial/", "final/", "first_"))}
+        self.columns |= {name: list(x) for name, x in arrays.items() if name not in self.fixed}

@@ -43,9 +43,8 @@ BAD_COMBINATIONS = [  # what is changed in the README call, and the parameter th
     (dict(intype=2**63), "intype"), (dict(intype=-(2**63) - 1), "intype"), (dict(IC=0), "IC"), (dict(IC=2), "IC"), (dict(IC=4), "IC"), (dict(IC=-1), "IC"),
     (dict(nLE=81), "nLE"), (dict(nLE=-1), "nLE"), (dict(N=74), "nLE"),
     (dict(delay=-1), "delay"), (dict(delay=0), "delay"), (dict(delay=0, task=1), "delay"), (dict(task=63), "task"),
-    (dict(task=-63), "task"), (dict(task=2**64), "task"), (dict(task=60), "delay"), (dict(delay=2**62), "delay"),
-    (dict(wsS=3e38), "wsS"), (dict(wsM=3.3e38, wsS=1e37), "wsM"), (dict(wrS=-3e37), "wrS"), (dict(bM=3.4e38, bS=1e36), "bM"),
-    (dict(g=3e38), "g"), (dict(g=1e37), "g"), (dict(gbar=-3.4e38, g=1e35), "gbar"),
+    (dict(task=-63), "task"), (dict(task=2**64), "task"), (dict(task=60), "task"), (dict(delay=2**62), "task"),
+    (dict(wsS=1.1e34), "wsS"), (dict(bM=-1.1e34), "bM"), (dict(g=3e38), "g"),
     (dict(N=10**6), "N"), (dict(T=10**10), "T"), (dict(B=10**9), "T"), (dict(Tp=10**9, Ti=10**9), "Tp"), (dict(Ti=10**11), "Ti"),
     (dict(E=2**32 - 1), "E"), (dict(E=HUGE), "E"), (dict(delay=10**11, T=10**12), "T"), (dict(sIn=HUGE), "sIn"),
 ]  # fmt: skip
@@ -81,7 +80,7 @@ def test_at_least_200_bad_argument_lists():
 
 @pytest.mark.parametrize(("change", "name"), BAD, ids=lambda value: shown(value))
 def test_bad_argument_is_refused_by_name_before_any_work(change, name, nothing_may_start, capsys):
-    with pytest.raises(ValueError, match=rf"^{name}( =|:| must)") as refused:
+    with pytest.raises(ValueError, match=rf"(^|, ){name}( =|:| must)") as refused:
         train_rnn_flossing(**named(change))
     assert shown(named(change)[name]) in str(refused.value) and len(str(refused.value)) < 300
     assert capsys.readouterr().out == ""
@@ -91,13 +90,18 @@ GOOD = [
     {},
     dict(E=0), dict(E=10**6), dict(Ep=0, Ni=0, Tp=1), dict(Ep=0, Ef=302, Tp=400), dict(nLE=0, Tp=12),
     dict(Ep=0, Ei=0, Tp=12), dict(Tp=13), dict(Ti=55), dict(Ep=0, Ef=1, E=1, Tp=12),
-    dict(sIn=-2), dict(sIn=-2, Ep=600), dict(sIn=-2, Ef=300, Ei=301, Ni=1), dict(sIC=0, sNet=0, sONS=0),
+    dict(sIn=-2), dict(sIn=-2, Ep=300), dict(sIn=-2, Ei=300), dict(sIC=0, sNet=0, sONS=0),
     dict(sNet=2**200), dict(task=0, delay=0), dict(task=1), dict(task=5, T=21), dict(task=-4, T=161), dict(T=21),
     dict(E=1, sIn=2**63 - 52), dict(E=1, sIn=-(2**63) + 52), dict(intype=-(2**63)), dict(intype=2**63 - 1),
-    dict(b1=0.0, b2=0.0), dict(g=-1.0), dict(g=0.0), dict(wsS=2.4e37), dict(g=2.6e36), dict(gbar=3e38),
-    dict(wsM=3e38, wsS=1e36), dict(wrM=3e38, wrS=1e36), dict(bM=3e38, bS=1e36), dict(bS=2.4e37),
+    dict(b1=0.0, b2=0.0), dict(g=-1.0), dict(g=0.0), dict(wsS=1e34), dict(gbar=-1e34),
     dict(nLE=80), dict(nLE=1, N=1), dict(task=0, delay=0, T=1), dict(Ep=0, Ni=0, Ti=1),
 ]  # fmt: skip
+
+
+def test_the_largest_numbers_give_finite_weights_and_states():
+    largest = dict.fromkeys(("g", "gbar", "wsS", "wsM", "wrS", "wrM", "bS", "bM"), 1e34)
+    record = train_rnn_flossing(*README_CALL._replace(E=0, N=400, **largest), progress=False)
+    assert all(np.isfinite(x).all() and np.abs(x).max() > 1e33 for name, x in record.initial.items() if name != "offset")
 
 
 @pytest.mark.parametrize("change", GOOD, ids=str)
@@ -113,13 +117,13 @@ def test_what_the_original_can_do_is_accepted(change):
 ])  # fmt: skip
 def test_the_largest_run_that_fits_into_32_gib(name, fits, too_large, rest, nothing_may_start):
     check(rest | {name: fits})
-    with pytest.raises(ValueError, match=f"^{name} = {too_large}: the run would need .* this machine has 32.0 GiB"):
+    with pytest.raises(ValueError, match=f"{name} = {too_large}[,:].* the run would need .* this machine has 32.0 GiB"):
         check(rest | {name: too_large})
 
 
 def test_the_rows_of_flossing_steps_take_memory_too(nothing_may_start):
     check(dict(Ep=98_000_000))
-    with pytest.raises(ValueError, match="^E = 301: the run would need"):
+    with pytest.raises(ValueError, match="Ep = 100000000, .* the run would need"):
         check(dict(Ep=100_000_000))
 
 
@@ -158,7 +162,8 @@ def test_small_numpy_integers_do_not_overflow_in_the_run():
 @pytest.mark.parametrize("Ef", [1, 2, 3, 5])
 @pytest.mark.parametrize("Ni", [0, 1, 3])
 @pytest.mark.parametrize("Ep", [0, 9])
-def test_zero_input_seeds_are_found_as_by_going_through_the_loops(sIn, Ef, Ni, Ep):
+def test_no_run_meets_the_input_seed_zero(sIn, Ef, Ni, Ep):
+    """Whatever blocks there are, those are refused in which an epoch or a step of flossing could have it."""
     for Ei in (0, 4, 13, 30):
         p = dict(E=6, Ef=Ef, Ei=Ei, Ep=Ep, Ni=Ni, sIn=sIn)
         seeds, ni = [], 0
@@ -167,11 +172,12 @@ def test_zero_input_seeds_are_found_as_by_going_through_the_loops(sIn, Ef, Ni, E
                 ni += ei > 1
                 seeds += [6 * sIn + ei + i for i in range(1, (Ep if ei == 1 else Ei) + 1)]
             seeds.append(6 * sIn + ei)
-        if 0 in seeds:
+        if 6 * sIn + 6 + max(Ep, Ei) >= 0:
             with pytest.raises(ValueError, match="^sIn"):
                 check(p)
         else:
             check(p)
+            assert max(seeds) < 0
 
 
 def test_parameter_table_has_the_order_of_the_signature():
@@ -188,7 +194,7 @@ def test_parameter_table_has_the_order_of_the_signature():
         ({"J": [["a", "b"], ["c", "d"]]}, "numbers"),
         ({"J": np.full((2, 2), np.nan)}, "finite"),
         ({"J": np.full((2, 2), 1e300)}, "finite"),
-        ({"J": np.full((2, 2), 3e38)}, "'J'.*within Float32"),
+        ({"J": np.full((2, 2), -1.1e34)}, r"'J'.*no entry beyond 1e\+34"),
         ({"J": None}, "numbers|shape"),
         (True, "initial = True: must be None or a dict"),
         ({7: 1}, r"^initial = \[7\]: must be None or a dict"),

@@ -166,7 +166,7 @@ def test_one_file_serves_one_run_at_a_time(tmp_path, uninterrupted, capsys):
     def second(*args):
         if not refusals:
             refusals.append(1)
-            with pytest.raises(CheckpointError, match="^checkpoint = .*run.npz: another run is using it"):
+            with pytest.raises(CheckpointError, match=f"^checkpoint = {path}: another run is using it"):
                 train_rnn_flossing(**CALL, checkpoint=path)
         return right(*args)
 
@@ -182,7 +182,7 @@ def test_a_refused_file_is_free_again(saved, tmp_path):
     path.write_bytes(saved)
     with pytest.raises(CheckpointError, match="another run, left as it is: E = 120$") as kept:
         train_rnn_flossing(**CALL | dict(E=121), progress=False, checkpoint=path)
-    assert kept.tb and not train(path).interrupted
+    assert kept.tb and not train(path).interrupted and str(kept.value).count(str(path)) == 1
 
 
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
@@ -312,19 +312,9 @@ def test_whole_files_with_wrong_content_are_refused(wrong, saved, tmp_path, caps
     spoil(metadata, arrays)
     save_arrays(path, FORMAT, metadata, arrays)
     before = path.read_bytes()
-    with pytest.raises(CheckpointError, match=f"^checkpoint = .*run.npz: .*{says}"):
+    with pytest.raises(CheckpointError, match=f"^checkpoint = {path}: (?!/).*{says}"):
         train_rnn_flossing(**CALL, checkpoint=path)
     assert path.read_bytes() == before and capsys.readouterr().out == ""
-
-
-def test_other_versions_are_warned_of(saved, tmp_path):
-    path = tmp_path / "run.npz"
-    path.write_bytes(saved)
-    metadata, arrays = load_arrays(path, FORMAT)
-    metadata["record"]["versions"] |= {"numpy": "1.0", "jax": "0.1"}
-    save_arrays(path, FORMAT, metadata, arrays)
-    with pytest.warns(UserWarning, match="run.npz was made with numpy = '1.0': the last bits may differ now"):
-        train(path)
 
 
 def test_what_is_no_file_is_refused_at_once(tmp_path, capsys):
@@ -351,11 +341,11 @@ def test_a_disk_that_fills_up_during_the_run(tmp_path, uninterrupted, monkeypatc
 
     path = tmp_path / "run.npz"
     monkeypatch.setattr(os, "fsync", full_after_three)
-    with pytest.warns(RuntimeWarning, match="No space left.*the run goes on"):
-        with pytest.raises(CheckpointError, match="run.npz cannot be written .*No space left") as stopped:
-            train(path)
-    assert stopped.value.record == uninterrupted
-    assert calls > 5 and names(tmp_path) == ["run.npz"]  # it tried again, and left no temporary files
+    with pytest.raises(CheckpointError, match="run.npz cannot be written .*No space left") as stopped:
+        train(path)
+    record = stopped.value.record  # all that was computed
+    assert len(record.flossing_loss) == 20 and np.array_equal(record.loss, uninterrupted.loss[:1])
+    assert calls == 4 and names(tmp_path) == ["run.npz"]  # no temporary files
     monkeypatch.undo()
     assert train(path) == uninterrupted  # from the last save that there was room for
 
@@ -385,18 +375,6 @@ def test_time_adds_up(tmp_path):
     metadata["record"]["elapsed_time"] += 1e6
     save_arrays(path, FORMAT, metadata, arrays)
     assert 1e6 + first.elapsed_time < train(path).elapsed_time < 2e6
-
-
-def test_ctrl_c_says_how_far_the_run_came_and_how_to_go_on(tmp_path, capsys, monkeypatch):
-    right = port.Run.step_done
-    monkeypatch.setattr(port.Run, "step_done", lambda run: (run.ei == 4 and signal.raise_signal(signal.SIGINT), right(run)))
-    train_rnn_flossing(**CALL, checkpoint=tmp_path / "run.npz")
-    go_on = f"the same call goes on from {tmp_path / 'run.npz'}"
-    assert capsys.readouterr().err == f"interrupted after 4 of 120 epochs; {go_on}\n"
-    assert train_rnn_flossing(**CALL).interrupted
-    assert capsys.readouterr().err == "interrupted after 4 of 120 epochs\n"
-    assert train().interrupted
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -369,15 +369,30 @@ OTHER = {  # formulae that are not those of extras/adjoints.py
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_a_changed_formula_is_refused_by_the_default_engine(name, monkeypatch):
-    port.check_formulae()
+def test_a_changed_formula_is_refused_by_the_default_engine_before_anything_is_printed(name, monkeypatch, tmp_path, capsys):
+    ps, s, y = random_network(T=30)
+    calls = [
+        lambda: training_gradient(s, y, ps, 4),
+        lambda: flossing_gradient(s, {n: ps[n] for n in ("ws", "J", "b")}, ps["xInit"], 25, 4, 1, 0.0),
+        lambda: train_rnn_flossing(**short_call(), checkpoint=tmp_path / "run.npz"),
+    ]
+    for call in calls:
+        call()
+    (tmp_path / "run.npz").unlink()
+    capsys.readouterr()
     monkeypatch.setattr(port, name, OTHER[name])
-    for take in (lambda: port.training_engine("adjoint", 3, 9, 2, 4), lambda: port.flossing_engine("adjoint", 3, 13, 2, 1, 0.0)):
+    for call in calls:
         with pytest.raises(ValueError, match="^engine = 'adjoint': .*other formulae .*'autograd'"):
-            take()
-    port.training_engine("autograd", 3, 9, 2, 4)
-    with pytest.raises(ValueError, match="^engine = 'adjoint'"):
-        train_rnn_flossing(**short_call(), progress=False)
+            call()
+    assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
+    port.check_formulae("autograd")
+
+
+def test_the_formulae_are_checked_once_a_run(monkeypatch):
+    right, engines = port.check_formulae, []
+    monkeypatch.setattr(port, "check_formulae", lambda engine: (engines.append(engine), right(engine)))
+    train_rnn_flossing(**short_call(), progress=False)
+    assert engines == ["adjoint"]
 
 
 def test_a_changed_model_is_trained_by_autograd(tmp_path):

@@ -81,7 +81,7 @@ def test_in_a_log_a_line_every_so_many_epochs(capsys):
     status = [line for line in lines if line.startswith("epoch ")]
     assert all(STATUS.match(line) for line in status)
     assert [int(re.match(r"epoch (\d+)/200  loss", line)[1]) for line in status if " accuracy " in line] == [50, 100, 150]
-    assert sum("flossing 100/130" in line for line in status) == 1
+    assert [re.search(r"flossing (\d+/130)", line)[1] for line in status if "flossing" in line] == ["50/130", "100/130"]
     assert originals_lines(lines) == ORIGINALS
 
 
@@ -117,69 +117,68 @@ def lines_of(capsys):
     return capsys.readouterr().out.splitlines()
 
 
-def test_time_left_counts_training_and_flossing_by_themselves(clock, capsys):
-    """2 s a flossing step, 1 s an epoch: 200 steps before, 40 at epoch 100."""
-    shown = Progress(True, short_call(E=300, Ep=200, Ef=100, Ei=40, Ni=1))
+def progress_of(E, flossing_left=0):
+    return Progress(True, E, flossing_left)
+
+
+def test_time_left_counts_all_steps_of_training_and_flossing(clock, capsys):
+    """2 s a flossing step, of which 200 come before and 40 later; then 1 s an epoch: the running mean follows."""
+    shown = progress_of(E=300, flossing_left=240)
     for step in range(1, 201):
         clock.now += 2
         shown.flossing(1, step, 200, 0.5)
     for epoch in range(1, 101):
         clock.now += 1
-        shown.epoch(epoch, 0.25, 0.5)
-    assert lines_of(capsys) == [  # at first an epoch is taken to last as long as a flossing step
-        "epoch 1/300  flossing 100/200  loss 0.5  0 steps/s  14:40 left",  # 300 * 2 + 140 * 2 s
-        "epoch 50/300  loss 0.2500  accuracy  50.0 %  1 steps/s  5:30 left",  # 250 + 40 * 2 s
-        "epoch 100/300  loss 0.2500  accuracy  50.0 %  1 steps/s  4:40 left",  # 200 + 40 * 2 s
+        shown.training(epoch, 0.25, 0.5)
+    assert lines_of(capsys) == [
+        "epoch 1/300  flossing 50/200  loss 0.5  0 steps/s  16:20 left",  # (300 + 190) * 2 s
+        "epoch 1/300  flossing 100/200  loss 0.5  0 steps/s  14:40 left",
+        "epoch 1/300  flossing 150/200  loss 0.5  0 steps/s  13:00 left",
+        "epoch 50/300  loss 0.2500  accuracy  50.0 %  1 steps/s  4:51 left",  # (250 + 40) * 1.005 s
+        "epoch 100/300  loss 0.2500  accuracy  50.0 %  1 steps/s  4:00 left",
     ]
-    for step in range(1, 41):
-        clock.now += 2
-        shown.flossing(100, step, 40, 0.5)
-    clock.now += 1
-    shown.step("training", "now", 150, 300, 50, 150)
-    assert lines_of(capsys) == ["now  1 steps/s  2:30 left"]
-
-
-def test_time_left_of_a_run_that_goes_on(clock, capsys):
-    shown = Progress(True, short_call(E=300, Ep=200, Ni=0), flossed=150)
-    clock.now += 1
-    shown.flossing(1, 151, 200, 0.5)
-    shown.step("flossing", "now", 100, 200, 100, 0)
-    clock.now += 1
-    assert lines_of(capsys) == ["now  1 steps/s  0:44 left"]  # 49 steps of 0.9 s: of the two, one took no time
 
 
 def test_the_newest_step_counts_for_a_tenth(clock, capsys):
-    shown = Progress(True, short_call(E=300, Ep=0, Ni=0))
+    shown = progress_of(E=300)
     for epoch in range(1, 51):
         clock.now += 1 if epoch < 50 else 0.1
-        shown.epoch(epoch, 0.25, 0.5)
+        shown.training(epoch, 0.25, 0.5)
     assert lines_of(capsys)[0].endswith("  1 steps/s  3:47 left")  # 250 of 0.91 s
 
 
 def test_a_clock_that_goes_back_gives_no_negative_times(clock, capsys):
-    shown = Progress(True, short_call(E=300, Ep=0, Ni=0))
+    shown = progress_of(E=300)
     for epoch in range(1, 51):
         clock.now -= 7
-        shown.epoch(epoch, 0.25, 0.5)
+        shown.training(epoch, 0.25, 0.5)
     assert lines_of(capsys)[0].endswith("  0:00 left")
 
 
 def test_more_flossing_than_was_counted_gives_no_negative_times(clock, capsys):
     """As in example_code/experiments/longest_delay.py, which flosses between epochs, too."""
-    shown = Progress(True, short_call(E=300, Ep=0, Ni=0), flossed=500)
+    shown = progress_of(E=300, flossing_left=-500)
     for epoch in range(1, 51):
         clock.now += 1
         shown.flossing(epoch, 1, 1, 0.5)
         clock.now += 1
-        shown.epoch(epoch, 0.25, 0.5)
+        shown.training(epoch, 0.25, 0.5)
     assert lines_of(capsys)[-1].endswith("4:10 left")
+
+
+def test_a_run_that_goes_on_counts_what_is_left(tmp_path, monkeypatch):
+    left, right = [], Progress.__init__
+    monkeypatch.setattr(Progress, "__init__", lambda self, *args: (left.append(args[2]), right(self, *args))[1])
+    for _ in range(2):
+        train_rnn_flossing(**CALL, progress=False, checkpoint=tmp_path / "run.npz")
+    assert left == [130 + 2 * 5, 0]
 
 
 def test_long_runs_do_not_flood(clock, capsys):
     for E, interval in ((100, 50), (301, 50), (1000, 100), (3001, 300), (20_000, 2000)):
-        shown = Progress(True, short_call(E=E))
+        shown = progress_of(E)
         for epoch in range(1, E + 1):
-            shown.epoch(epoch, 0.25, 0.5)
+            shown.training(epoch, 0.25, 0.5)
         assert [int(re.match(r"epoch (\d+)/", line)[1]) for line in lines_of(capsys)] == list(range(interval, E, interval))
 
 

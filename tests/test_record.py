@@ -195,13 +195,13 @@ WRONG = {  # what is wrong with a file that is whole -> how it became so, what m
     "flossing before the start": (changed("flossing_epoch", lambda x: x - 1), "another order"),
     "flossing backwards": (changed("flossing_epoch", lambda x: x[::-1]), "another order"),
     "a block too long": (changed("flossing_epoch", np.ones_like), "flossing steps than its parameters allow"),
-    "a parameter too few": (lambda m, _: m["parameters"].pop("Lwnt"), r"parameters \(Lwnt\)"),
-    "text for a parameter": (parameter(N="8"), r"parameters \(N\)"),
-    "NaN for a parameter": (parameter(g=np.nan), r"parameters \(g\)"),
+    "a parameter too few": (lambda m, _: m["parameters"].pop("Lwnt"), "Lwnt must be a number from"),
+    "text for a parameter": (parameter(N="8"), "N must be an integer"),
+    "NaN for a parameter": (parameter(g=np.nan), "g must be a number from"),
     "a list of parameters": (lambda m, _: m.update(parameters=[1]), "parameters, interrupted, .* of another type"),
     "no seconds": (lambda m, _: m.pop("elapsed_time"), "missing, or of another type"),
-    "NaN seconds": (lambda m, _: m.update(elapsed_time=np.nan), "elapsed_time"),
-    "an unknown engine": (lambda m, _: m["versions"].update(engine="steam"), "engine"),
+    "NaN seconds": (lambda m, _: m.update(elapsed_time=np.nan), "elapsed_time must be a number from"),
+    "an unknown engine": (lambda m, _: m["versions"].update(engine="steam"), "engine = 'steam': must be"),
     "more than a record has": (lambda m, _: m.update(colour="red"), "of another type"),
 }
 
@@ -259,7 +259,7 @@ def finite_parameters(record):
 @pytest.mark.parametrize("engine", ["adjoint", "autograd"])
 @pytest.mark.filterwarnings("error")
 def test_non_finite_flossing_stops_with_the_record(engine):
-    with pytest.raises(NonFiniteError, match="epoch 1, flossing step 1: flossing_loss, .* infinite or NaN") as stopped:
+    with pytest.raises(NonFiniteError, match="^epoch 1, flossing_loss, lyapunov_spectrum, .* infinite or NaN") as stopped:
         train_rnn_flossing(**SMALL | dict(g=0.0), progress=False, engine=engine)  # J = 0: exponents of -inf
     record = stopped.value.record
     assert len(record.loss) == len(record.flossing_loss) == 0
@@ -267,7 +267,7 @@ def test_non_finite_flossing_stops_with_the_record(engine):
     assert record.final["J"].tobytes() == record.initial["J"].tobytes()
 
 
-@pytest.mark.parametrize("lr", [1e6, 1e12, 1e20, 1e30, 1e37, 3e38])
+@pytest.mark.parametrize("lr", [1e6, 1e12, 1e20, 1e30, 1e34])
 @pytest.mark.parametrize("flossing", [True, False])
 @pytest.mark.filterwarnings("error")
 def test_exploding_steps_stop_with_finite_parameters(lr, flossing, tmp_path):
@@ -297,7 +297,7 @@ def test_non_finite_loss_in_the_middle(monkeypatch, tmp_path):
         return (np.nan if len(calls) == 7 else loss), accuracy, gs
 
     monkeypatch.setattr(TrainingAdjoint, "__call__", sabotaged)
-    with pytest.raises(NonFiniteError, match="epoch 7, training step 7: loss infinite or NaN") as e:
+    with pytest.raises(NonFiniteError, match="^epoch 7, loss infinite or NaN") as e:
         train_rnn_flossing(**SMALL, progress=False)
     record = e.value.record
     assert np.array_equal(record.loss, whole.loss[:6])
