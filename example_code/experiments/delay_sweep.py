@@ -8,7 +8,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import Experiment, Job, by, draw_outcomes, outcomes, readme_call  # noqa: E402
-from extras.figures import COLOURS, CONDITIONS as LABELLED, new_figure  # noqa: E402
+from extras.figures import COLOURS, CONDITIONS as LABELLED  # noqa: E402
 
 TASKS = {"xor": -1, "copy": 0, "parity of 4": -2}  # the parameter `task`
 DELAYS = {"xor": (10, 20, 30, 40), "copy": (40,), "parity of 4": (10,)}
@@ -45,16 +45,13 @@ def make_jobs(args):
 
 def make_rows(records):
     """One row per run. d: time steps from the oldest bit asked for; time: in training epochs, flossing included."""
-    rows = []
-    for (task, delay, seed, condition), record in records.items():
-        epoch = record.epoch_learned()
-        rows.append({
-            "task": task, "delay": delay, "d": delay * 2 ** abs(TASKS[task]), "condition": condition, "seed": seed,
-            "epochs": len(record.loss), "flossing_steps": len(record.flossing_loss),
-            "final_accuracy": record.final_accuracy(), "epoch_learned": epoch,
-            "time_learned": epoch and epoch + FLOSSING_STEP * int(np.sum(record.flossing_epoch <= epoch)),
-        })  # fmt: skip
-    return rows
+    return [
+        dict(task=task, delay=delay, d=delay * 2 ** abs(TASKS[task]), condition=condition, seed=seed,
+             epochs=len(record.loss), flossing_steps=len(record.flossing_loss),
+             final_accuracy=record.final_accuracy(), epoch_learned=(epoch := record.epoch_learned()),
+             time_learned=epoch and epoch + FLOSSING_STEP * int(np.sum(record.flossing_epoch <= epoch)))
+        for (task, delay, seed, condition), record in records.items()
+    ]  # fmt: skip
 
 
 def summary(rows):
@@ -63,20 +60,13 @@ def summary(rows):
 
 
 def draw(records, rows):
-    """Final accuracy, epochs and time to learn at every task and delay."""
     tasks, conditions = list(TASKS), list(CONDITIONS)
     cells = sorted(by(rows, "task", "delay"), key=lambda cell: (tasks.index(cell[0]), cell[1]))
     position = {cell: i + 0.6 * tasks.index(cell[0]) for i, cell in enumerate(cells)}  # a gap between tasks
     x = lambda r: position[r["task"], r["delay"]] + 0.13 * (conditions.index(r["condition"]) - 1.5)  # noqa: E731
     groups = [(mine, *CONDITIONS[condition][1:]) for (condition, _), mine in by(rows, "condition", "task").items()]
-    with new_figure(9) as figure:
-        axes = figure.subplots(3, 1, sharex=True)
-        draw_outcomes(axes, rows, groups, x)
-        axes[2].set_xticks(list(position.values()), [f"{task}\ndelay {delay}" for task, delay in cells])
-        entries = dict(zip(*reversed(axes[0].get_legend_handles_labels())))  # label -> line, each once
-        title = "thin: seeds, thick: median"
-        figure.legend(entries.values(), entries, loc="outside upper center", ncols=2, title=title)
-    return figure
+    ticks = dict(xticks=list(position.values()), xticklabels=[f"{task}\ndelay {delay}" for task, delay in cells])
+    return draw_outcomes(rows, groups, x, **ticks)
 
 
 TRAINING = {  # options that number_of_exponents.py has, too

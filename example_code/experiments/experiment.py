@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from example_code.experiments.sweep import Job, do_all  # noqa: F401  (scripts take Job from here)
-from extras.figures import GREY
+from extras.figures import GREY, new_figure
 from extras.files import write_atomically
 from gradient_flossing_example import README_CALL
 
@@ -53,7 +53,7 @@ class Experiment:
         return parser.parse_args(argv)
 
     def main(self, argv=None):
-        """Do this shard's jobs and write what they say; returns 0, 1 if a run failed, 2 if it cannot begin, 130 after Ctrl-C."""
+        """Do this shard's jobs, write what they say; returns 0, 1 if a run failed, 2 if it cannot begin, 130 after Ctrl-C."""
         args = self.parse(argv)
         jobs, out, (index, count) = self.make_jobs(args), args.out.resolve(), args.shard
         listed = out / f"{self.name}_runs.txt"  # the runs of the table there
@@ -84,7 +84,8 @@ class Experiment:
 
     def write(self, records, out):
         """Write table and figure; print the summary."""
-        rows, text, table, figure = self.make_rows(records), io.StringIO(), out / f"{self.name}.csv", out / f"{self.name}.png"
+        table, figure = out / f"{self.name}.csv", out / f"{self.name}.png"
+        rows, text = self.make_rows(records), io.StringIO()
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")  # with all digits: sweeps can be compared bit for bit
         writer.writeheader()
         writer.writerows(rows)
@@ -120,9 +121,9 @@ def learned(rows):
 
 
 def outcomes(rows, names, line, column):
-    """Lines of a Markdown table: line(row) are the first cells of its line, called `names`, and column(row) heads its column.
+    """Lines of a Markdown table of medians over seeds, and how many learned: "99.8 %, epoch 74, time 1074, 9/10".
 
-    Of the runs of all seeds, medians and how many learned: "99.8 %, epoch 74, time 1074, 9/10".
+    line(row): the first cells, in columns called `names`; column(row): the header of the row's column.
     """
     cells = {}
     for row in rows:
@@ -145,29 +146,34 @@ def by(rows, *names):
 
 
 def draw_seeds(ax, x, curves, label, color, marker=None):
-    """Thin lines for the seeds, if there are any, and a thick one for their median."""
+    """Thin lines for the seeds, and a thick one for their median."""
     for curve in curves:
         ax.plot(x, curve, color=color, marker=marker, linewidth=0.5, markersize=2.5, alpha=0.4)
-    if curves:
-        ax.plot(x, np.nanmedian(curves, axis=0), color=color, marker=marker, linewidth=1.8, markersize=5, label=label)
+    ax.plot(x, np.nanmedian(curves, axis=0), color=color, marker=marker, linewidth=1.8, markersize=5, label=label)
 
 
-def draw_outcomes(axes, rows, groups, x):
-    """Final accuracy and epochs to learn, on a third axis the time, against x(row). groups: (rows, label, colour, marker)."""
+def draw_outcomes(rows, groups, x, **axis):
+    """Figure of final accuracy, epochs and time to learn against x(row). groups: (rows, label, colour, marker)."""
     never = 1.7 * max(r["epochs"] for r in rows)  # where a run that does not learn is drawn
     panels = {
         "final accuracy (%)": lambda r: 100 * r["final_accuracy"],
         "epochs to learn": lambda r: r["epoch_learned"] or never,
         "time to learn (epochs)": lambda r: r["time_learned"] or never,
     }
-    for (ax, (name, value)), (mine, *style) in product(zip(axes, panels.items()), groups):
-        at, found = sorted(set(map(x, mine))), {(r["seed"], x(r)): value(r) for r in mine}
-        curves = [[found.get((seed, i), np.nan) for i in at] for (seed,) in by(mine, "seed")]
-        draw_seeds(ax, at, curves, *style)
-        ax.set_ylabel(name)
-    axes[0].axhline(50, color=GREY, linestyle=":", linewidth=1)
-    for ax in axes[1:]:
-        ax.set(yscale="log", ylim=(None, 1.3 * never))
-        ticks = [t for t in (10, 30, 100, 300, 1000, 3000) if ax.get_ylim()[0] < t < never / 1.5]
-        ax.set_yticks([*ticks, never], [*(f"{t:,}" for t in ticks), "never"])
-        ax.set_yticks([], minor=True)
+    count = 3 if "time_learned" in rows[0] else 2
+    with new_figure(3 * count) as figure:
+        axes = figure.subplots(count, 1, sharex=True)
+        for (ax, (name, value)), (mine, *style) in product(zip(axes, panels.items()), groups):
+            at, found = sorted(set(map(x, mine))), {(r["seed"], x(r)): value(r) for r in mine}
+            draw_seeds(ax, at, [[found.get((seed, i), np.nan) for i in at] for (seed,) in by(mine, "seed")], *style)
+            ax.set_ylabel(name)
+        axes[0].axhline(50, color=GREY, linestyle=":", linewidth=1)
+        for ax in axes[1:]:
+            ax.set(yscale="log", ylim=(None, 1.3 * never))
+            ticks = [t for t in (10, 30, 100, 300, 1000, 3000) if ax.get_ylim()[0] < t < never / 1.5]
+            ax.set_yticks([*ticks, never], [*(f"{t:,}" for t in ticks), "never"])
+            ax.set_yticks([], minor=True)
+        axes[-1].set(**axis)
+        entries = dict(zip(*reversed(axes[0].get_legend_handles_labels())))  # label -> line, each once
+        figure.legend(entries.values(), entries, loc="outside upper center", ncols=2, title="thin: seeds, thick: median")
+    return figure

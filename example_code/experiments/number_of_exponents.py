@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.delay_sweep import TRAINING, arguments_of  # noqa: E402
 from example_code.experiments.experiment import Experiment, Job, by, draw_outcomes, outcomes  # noqa: E402
-from extras.figures import COLOURS, new_figure  # noqa: E402
+from extras.figures import COLOURS  # noqa: E402
 
 EXPONENTS = (1, 5, 10, 20, 40, 60, 75, 80)  # k, the parameter nLE
 DELAYS = (10, 20, 30)
@@ -28,11 +28,9 @@ def make_jobs(args):
 def make_rows(records):
     """One row per run. flossing_loss: mean over the k exponents of their squares, at the end of preflossing."""
     return [
-        {
-            "delay": delay, "k": k, "seed": seed, "epochs": len(record.loss), "flossing_steps": len(record.flossing_loss),
-            "flossing_loss": float(record.flossing_loss[record.flossing_epoch == 1][-LAST_STEPS:].mean()),
-            "final_accuracy": record.final_accuracy(), "epoch_learned": record.epoch_learned(),
-        }
+        dict(delay=delay, k=k, seed=seed, epochs=len(record.loss), flossing_steps=len(record.flossing_loss),
+             flossing_loss=float(record.flossing_loss[record.flossing_epoch == 1][-LAST_STEPS:].mean()),
+             final_accuracy=record.final_accuracy(), epoch_learned=record.epoch_learned())
         for (delay, k, seed), record in records.items()
     ]  # fmt: skip
 
@@ -43,16 +41,8 @@ def summary(rows):
 
 
 def draw(records, rows):
-    """Final accuracy and epoch learned against k."""
-    styles = zip(COLOURS, "os^")
-    groups = [(mine, f"delay {delay}", *style) for ((delay,), mine), style in zip(by(rows, "delay").items(), styles)]
-    with new_figure(4.2) as figure:
-        axes = figure.subplots(1, 2)
-        draw_outcomes(axes, rows, groups, lambda r: r["k"])
-        for ax in axes:
-            ax.set_xlabel("k, flossed exponents")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    return figure
+    groups = [(mine, f"delay {d}", *style) for ((d,), mine), *style in zip(by(rows, "delay").items(), COLOURS, "os^")]
+    return draw_outcomes(rows, groups, lambda r: r["k"], xlabel="k, flossed exponents")
 
 
 QUICK = dict(seeds=[1], epochs=601, preflossing=100)

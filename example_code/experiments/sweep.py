@@ -1,7 +1,6 @@
 """Many independent runs, each in a process of its own, some at a time; divided among machines, each does its share.
 
-A run is finished when its record lies in the output folder and was made by the same arguments. Until then all that it
-writes lies in a folder of its own beside the records. So whatever ends a sweep, the same command goes on.
+A run is finished when its record is there, made by the same arguments; until then it has a folder of its own beside it.
 """
 
 import contextlib
@@ -81,7 +80,8 @@ def do_in_new_process(job, out, end):
     """Do the job with one BLAS thread; returns the last line of its error, None if there is a record."""
     process = subprocess.Popen(
         [sys.executable, "-m", "example_code.experiments.sweep", json.dumps([*astuple(job), str(out)])],
-        cwd=Path(__file__).resolve().parents[2], env=os.environ | ONE_BLAS_THREAD, stdin=end, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[2], env=os.environ | ONE_BLAS_THREAD,
+        stdin=end, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C reaches this process only
     )  # fmt: skip
     lines = process.communicate()[1].decode(errors="replace").strip().splitlines() or ["no message"]

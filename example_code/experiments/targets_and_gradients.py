@@ -5,6 +5,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import Experiment, Job, by, draw_seeds, learned, markdown, readme_call  # noqa: E402
@@ -80,13 +81,10 @@ def summary(rows):
     return markdown(["target", reached, "learned", "final", "gradient norm", conditions], lines)
 
 
-def running_mean(values):
-    """Mean over ten values around each one, fewer at the ends."""
-    return np.array([values[max(0, i - 5) : i + 5].mean() for i in range(len(values))])
-
-
 def draw(records, rows):
     """Spectra reached, accuracy, gradient norm and condition number: thin lines seeds, thick ones medians."""
+    mean = lambda values: uniform_filter1d(values, 10, mode="constant")  # noqa: E731  (zeros beyond the ends)
+    smooth = lambda values: mean(values) / mean(np.ones(len(values)))  # noqa: E731
     with new_figure(7) as figure:
         (spectra, accuracy), (gradients, conditions) = figure.subplots(2, 2)
         for target in dict.fromkeys(target for target, _ in records):
@@ -98,8 +96,8 @@ def draw(records, rows):
                 spectra.axhline(target, color=COLOUR[target], linestyle=":", linewidth=1)
             E = mine[0].parameters["E"]
             epochs = np.arange(1, E + 1)
-            draw_seeds(accuracy, epochs, [100 * running_mean(r.accuracy) for r in mine], *style)
-            draw_seeds(gradients, epochs, [running_mean(np.log10(r.gradient_norm["xInit"])) for r in mine], *style)
+            draw_seeds(accuracy, epochs, [100 * smooth(r.accuracy) for r in mine], *style)
+            draw_seeds(gradients, epochs, [smooth(np.log10(r.gradient_norm["xInit"])) for r in mine], *style)
             log10 = [r.diagnostics["log_condition_number"] / np.log(10) for r in mine]
             draw_seeds(conditions, [-BETWEEN, *epochs[::BETWEEN], E + 1], log10, *style, marker="o")
         spectra.set(xlabel="index of the exponent", ylabel="Lyapunov exponent (1/step)", title="A  after flossing")
