@@ -1,19 +1,20 @@
-"""What the experiments have in common: the call, the command line of a sweep, tables, and how seeds are drawn."""
+"""What the experiments have in common: the call, the command line of a sweep, its table and figure, how seeds are drawn."""
 
 import argparse
 import csv
 import io
 import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from example_code.experiments.sweep import Job, do_all  # noqa: F401  (scripts take Job from here)
+from extras.figures import GREY, new_figure
 from extras.files import write_atomically
 from gradient_flossing_example import README_CALL
 
@@ -47,24 +48,22 @@ class Experiment:
                             help="the runs I, I + N, ... only; an array of Slurm or Kubernetes sets it")  # fmt: skip
         parser.add_argument("--out", type=Path, default=Path("out", self.name), help="folder of records, table and figure")
         parser.add_argument("--quick", action="store_true", help="small runs: less than two minutes, a folder of their own")
-        args = parser.parse_args(argv)
-        if args.quick:
+        if parser.parse_args(argv).quick:
             parser.set_defaults(out=Path("out", f"{self.name}_quick"), **self.quick)
-            args = parser.parse_args(argv)
-        return args
+        return parser.parse_args(argv)
 
     def main(self, argv=None):
-        """Do this shard's share of the jobs, then write what they say.
-
-        Returns the exit status: 0; 1 if a run failed; 2 if --jobs or --out will not do; 130 after Ctrl-C.
-        """
+        """Do this shard's jobs, write what they say; returns 0, 1 if a run failed, 2 if it cannot begin, 130 after Ctrl-C."""
         args = self.parse(argv)
         jobs, out, (index, count) = self.make_jobs(args), args.out.resolve(), args.shard
+        listed = out / f"{self.name}_runs.txt"  # the runs of the table there
         try:
             if args.jobs < 1:
                 raise ValueError(f"--jobs {args.jobs}: must be at least 1")
             out.mkdir(parents=True, exist_ok=True)
-            self.check_table(jobs, out)
+            there = set(listed.read_text().splitlines()) if listed.exists() else set()
+            if others := there - {job.path(out).name for job in jobs.values()}:
+                raise ValueError(f"--out {out}: its table has {len(others)} other runs, as {min(others)}; choose another")
         except (OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -77,28 +76,22 @@ class Experiment:
         for job, error in failed.items():
             print(f"FAILED {job.label}: {job.function}{tuple(job.arguments)}\n    {error}", file=sys.stderr)
         records = {key: record for key, job in jobs.items() if (record := job.record(out)) is not None}
-        for key in records:  # left there if a process was killed between saving and cleaning up
-            shutil.rmtree(jobs[key].unfinished(out), ignore_errors=True)
         if records and (count == 1 or len(records) == len(jobs)):
-            self.write(jobs, records, out)
+            write_atomically(listed, "".join(f"{jobs[key].path(out).name}\n" for key in records).encode())
+            self.write(records, out)
+            print(f"wrote {len(records)} records, listed in {listed}")
         return 1 if failed else 0
 
-    def check_table(self, jobs, out):
-        """ValueError if the table there has runs that are not among the jobs: it would be replaced by one without them."""
-        listed, table = out / f"{self.name}_runs.txt", out / f"{self.name}.csv"
-        if table.exists():
-            there = listed.read_text().splitlines() if listed.exists() else ["unknown ones"]
-            if others := set(there) - {job.path(out).name for job in jobs.values()}:
-                raise ValueError(f"--out: {table} is of {len(others)} other runs, as {min(others)}; choose another")
-
-    def write(self, jobs, records, out):
-        listed, table, figure = (out / f"{self.name}{ending}" for ending in ("_runs.txt", ".csv", ".png"))
-        rows = self.make_rows(records)
-        write_atomically(listed, "".join(f"{jobs[key].path(out).name}\n" for key in records).encode())
-        write_csv(rows, table)
+    def write(self, records, out):
+        """Write table and figure; print the summary."""
+        table, figure = out / f"{self.name}.csv", out / f"{self.name}.png"
+        rows, text = self.make_rows(records), io.StringIO()
+        writer = csv.DictWriter(text, rows[0], lineterminator="\n")  # with all digits: sweeps can be compared bit for bit
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomically(table, text.getvalue().encode())
         self.draw(records, rows).savefig(figure)
-        print("\n".join(["", *self.summary(rows), ""]))
-        print(f"wrote {table}\nwrote {figure}\nwrote {len(records)} records, listed in {listed}")
+        print("\n".join(["", *self.summary(rows), "", f"wrote {table}", f"wrote {figure}"]))
 
 
 def shard(text):
@@ -114,15 +107,6 @@ def shard_of_array(env):
     return f"{env.get('JOB_COMPLETION_INDEX', 0)}/{env.get('JOB_COMPLETIONS', 1)}"  # the count: by the job's file
 
 
-def write_csv(rows, path):
-    """Rows (dicts) with all digits of the floats, so that two sweeps can be compared bit for bit."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
-
-
 def markdown(header, rows):
     """Lines of a Markdown table."""
     first, *others = ["| " + " | ".join(map(str, cells)) + " |" for cells in (header, *rows)]
@@ -136,33 +120,60 @@ def learned(rows):
     return f"epoch {median:.0f}" if np.isfinite(median) else "never", f"{np.isfinite(epochs).sum()}/{len(epochs)}"
 
 
-def outcome(rows):
-    """Of the runs of all seeds, medians and how many learned: "99.8 %, epoch 74, time 1074, 9/10"; "-" without runs."""
-    if not rows:
-        return "-"
-    epoch, count = learned(rows)
-    if epoch != "never" and "time_learned" in rows[0]:
-        epoch += f", time {np.median([r['time_learned'] or np.inf for r in rows]):.0f}"
-    return f"{100 * np.median([r['final_accuracy'] for r in rows]):.1f} %, {epoch}, {count}"
+def outcomes(rows, names, line, column):
+    """Lines of a Markdown table of medians over seeds, and how many learned: "99.8 %, epoch 74, time 1074, 9/10".
+
+    line(row): the first cells, in columns called `names`; column(row): the header of the row's column.
+    """
+    cells = {}
+    for row in rows:
+        cells.setdefault((line(row), column(row)), []).append(row)
+    for cell, mine in cells.items():
+        epoch, count = learned(mine)
+        if epoch != "never" and "time_learned" in mine[0]:
+            epoch += f", time {np.median([r['time_learned'] or np.inf for r in mine]):.0f}"
+        cells[cell] = f"{100 * np.median([r['final_accuracy'] for r in mine]):.1f} %, {epoch}, {count}"
+    lines, columns = map(dict.fromkeys, zip(*cells))
+    return markdown([*names, *columns], [[*i, *(cells.get((i, j), "-") for j in columns)] for i in lines])
 
 
-def by_seed(rows, name, value):
-    """The values of a column, and for each seed the curve of value(row) against them; NaN where there is no row."""
-    x, found = sorted({row[name] for row in rows}), {(row["seed"], row[name]): value(row) for row in rows}
-    return x, [[found.get((seed, at), np.nan) for at in x] for seed in dict.fromkeys(row["seed"] for row in rows)]
+def by(rows, *names):
+    """{values of these columns: rows}, in the order of the rows."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
 
 
 def draw_seeds(ax, x, curves, label, color, marker=None):
-    """Thin lines for the seeds, if there are any, and a thick one for their median."""
+    """Thin lines for the seeds, and a thick one for their median."""
     for curve in curves:
         ax.plot(x, curve, color=color, marker=marker, linewidth=0.5, markersize=2.5, alpha=0.4)
-    if curves:
-        ax.plot(x, np.nanmedian(curves, axis=0), color=color, marker=marker, linewidth=1.8, markersize=5, label=label)
+    ax.plot(x, np.nanmedian(curves, axis=0), color=color, marker=marker, linewidth=1.8, markersize=5, label=label)
 
 
-def label_never(ax, never):
-    """Make the axis of epochs logarithmic, with ticks and above them, at the number `never`, the word."""
-    ax.set(yscale="log", ylim=(None, 1.3 * never))
-    ticks = [t for t in (10, 30, 100, 300, 1000, 3000) if ax.get_ylim()[0] < t < never / 1.5]
-    ax.set_yticks([*ticks, never], [*(f"{t:,}" for t in ticks), "never"])
-    ax.set_yticks([], minor=True)
+def draw_outcomes(rows, groups, x, **axis):
+    """Figure of final accuracy, epochs and time to learn against x(row). groups: (rows, label, colour, marker)."""
+    never = 1.7 * max(r["epochs"] for r in rows)  # where a run that does not learn is drawn
+    panels = {
+        "final accuracy (%)": lambda r: 100 * r["final_accuracy"],
+        "epochs to learn": lambda r: r["epoch_learned"] or never,
+        "time to learn (epochs)": lambda r: r["time_learned"] or never,
+    }
+    count = 3 if "time_learned" in rows[0] else 2
+    with new_figure(3 * count) as figure:
+        axes = figure.subplots(count, 1, sharex=True)
+        for (ax, (name, value)), (mine, *style) in product(zip(axes, panels.items()), groups):
+            at, found = sorted(set(map(x, mine))), {(r["seed"], x(r)): value(r) for r in mine}
+            draw_seeds(ax, at, [[found.get((seed, i), np.nan) for i in at] for (seed,) in by(mine, "seed")], *style)
+            ax.set_ylabel(name)
+        axes[0].axhline(50, color=GREY, linestyle=":", linewidth=1)
+        for ax in axes[1:]:
+            ax.set(yscale="log", ylim=(None, 1.3 * never))
+            ticks = [t for t in (10, 30, 100, 300, 1000, 3000) if ax.get_ylim()[0] < t < never / 1.5]
+            ax.set_yticks([*ticks, never], [*(f"{t:,}" for t in ticks), "never"])
+            ax.set_yticks([], minor=True)
+        axes[-1].set(**axis)
+        entries = dict(zip(*reversed(axes[0].get_legend_handles_labels())))  # label -> line, each once
+        figure.legend(entries.values(), entries, loc="outside upper center", ncols=2, title="thin: seeds, thick: median")
+    return figure

@@ -1,10 +1,7 @@
 """What flossing does to random networks: Lyapunov spectrum, condition number of the long-term Jacobian, gradient norm.
 
-    python example_code/experiments/lyapunov_spectrum_and_condition_number.py        # all cores of this machine
-
-Random driven networks of several gains g are flossed for 500 steps towards k exponents of 0. Spectra are measured over
-500 steps, after a transient of 100, with an input that flossing has not seen. The condition number sigma_1 / sigma_k at
-the horizon t is set against exp((lambda_1 - lambda_k) t). The gradient norm is |d r_t / d x_0| of the readout r_t.
+The condition number sigma_1 / sigma_k at the horizon t is set against exp((lambda_1 - lambda_k) t). The gradient norm is
+|d r_t / d x_0| of the readout r_t.
 """
 
 import sys
@@ -12,31 +9,27 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, Job, draw_seeds, markdown, readme_call  # noqa: E402
-from extras.figures import BLACK, COLOURS, GREY  # noqa: E402
-from extras.lyapunov import (  # noqa: E402
-    log_condition_number, log_gradient_norm, log_singular_values, lyapunov_spectrum, step_jacobians, trajectory,
-)  # fmt: skip
+from example_code.experiments.experiment import Experiment, Job, draw_seeds, readme_call  # noqa: E402
+from extras.figures import BLACK, COLOURS, GREY, new_figure  # noqa: E402
+from extras.lyapunov import log_condition_number, log_gradient_norm, log_singular_values  # noqa: E402
+from extras.lyapunov import lyapunov_spectrum, step_jacobians, trajectory  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
 from gradient_flossing_example import train_rnn_flossing  # noqa: E402
 
 NAME = "lyapunov_spectrum_and_condition_number"
-N, TRANSIENT, AVERAGED = 80, 100, 500
+N, TRANSIENT, AVERAGED = 80, 100, 500  # neurons; time steps before, and in which the spectrum is measured
 GAINS = (0.5, 1.0, 1.5)
 FLOSSED = (1, 16, 32, 75)  # number k of exponents
 HORIZONS = (1, 3, 6, 10, 20, 35, 50, 75, 100, 150, 200)
 TABLE_HORIZON = 100
+DASHES = dict(zip(GAINS, ("-", "--", ":")))
 COLOUR = dict(zip((0, *FLOSSED), (BLACK, COLOURS[5], COLOURS[4], COLOURS[2], COLOURS[3])))  # 0: before flossing
 
 
 def make_jobs(args):
-    """{(g, seed, k): Job}, k = 0 without flossing; longest first.
-
-    A run is preflossing and one epoch of training, of which only what precedes it is looked at.
-    """
+    """{(g, seed, k): Job}, k = 0 without flossing; longest first. One epoch of training follows, which is not looked at."""
     jobs = {}
     for k, g, seed in product(sorted((0, *FLOSSED), reverse=True), GAINS, args.seeds):
         steps = args.flossing_steps if k else 0
@@ -47,29 +40,26 @@ def make_jobs(args):
 
 
 def floss_and_measure(*arguments, **options):
-    """The record of train_rnn_flossing; its diagnostics are what measure() says of the flossed network."""
+    """The record of train_rnn_flossing, with what was measured of the flossed network as its diagnostics.
+
+    spectrum (N,), log_sigma (horizons, N), the singular values, and log_norm (horizons,) of the gradient.
+    """
     record = train_rnn_flossing(*arguments, **options)
-    record.diagnostics |= measure(record.first_training_parameters, record.parameters["sNet"])
-    return record
-
-
-def measure(ps, seed):
-    """Dict of spectrum (N,), log_sigma (horizons, N), the singular values, log_norm (horizons,) of the gradient."""
-    T = TRANSIENT + max(AVERAGED, *HORIZONS)
+    ps, seed, T = record.first_training_parameters, record.parameters["sNet"], TRANSIENT + max(AVERAGED, *HORIZONS)
     s, _ = generate_input_output(1, T, 999_999 + seed, 1, 1.0, 10, -1)
     x = trajectory(s, ps["ws"], ps["J"], ps["b"], ps["xInit"])
     D = step_jacobians(x, ps["J"])
     Q = np.linalg.qr(np.random.default_rng(seed).standard_normal((N, N)))[0]
     spectrum = lyapunov_spectrum(D[: TRANSIENT + AVERAGED], Q, discard=TRANSIENT)
     log_norm = log_gradient_norm(x[TRANSIENT:], ps["J"], ps["wr"], HORIZONS)
-    return dict(spectrum=spectrum, log_sigma=log_singular_values(D[TRANSIENT:], HORIZONS), log_norm=log_norm)
+    record.diagnostics |= dict(spectrum=spectrum, log_sigma=log_singular_values(D[TRANSIENT:], HORIZONS), log_norm=log_norm)
+    return record
 
 
 def log10_condition(record, m):
     """sigma_1 / sigma_m as a power of 10, at every horizon: (measured, predicted by the exponents)."""
     spectrum, log_sigma = record.diagnostics["spectrum"], record.diagnostics["log_sigma"]
-    predicted = (spectrum[0] - spectrum[m - 1]) * np.array(HORIZONS)
-    return log_condition_number(log_sigma, m) / np.log(10), predicted / np.log(10)
+    return np.array([log_condition_number(log_sigma, m), (spectrum[0] - spectrum[m - 1]) * np.array(HORIZONS)]) / np.log(10)
 
 
 def make_rows(records):
@@ -87,54 +77,32 @@ def make_rows(records):
     return rows
 
 
-def summary(rows):
-    """Lines of a Markdown table of the medians over seeds."""
-    columns, lines = [name for name in rows[0] if name != "seed"], []
-    for network in dict.fromkeys((row["g"], row["flossed_exponents"]) for row in rows):
-        mine = [row for row in rows if (row["g"], row["flossed_exponents"]) == network]
-        lines.append([f"{np.median([row[name] for row in mine]):.3g}" for name in columns])
-    return [f"medians over seeds; condition numbers and gradient norm at t = {TABLE_HORIZON}", *markdown(columns, lines)]
-
-
 def draw(records, rows):
-    figure = Figure(figsize=(13, 7.6), dpi=110, layout="constrained")
-    (losses, spectra, gains), (conditions, predictions, gradients) = figure.subplots(2, 3)
-    index, t = np.arange(1, N + 1), np.array(HORIZONS)
-
-    def of(g, k, value):
-        return [value(record) for (g_, _, k_), record in sorted(records.items()) if (g_, k_) == (g, k)]
-
-    for k, colour in COLOUR.items():
-        style = dict(color=colour, label=f"k = {k}" if k else "before flossing")
-        if curves := of(1.0, k, lambda r: r.flossing_loss) if k else []:
-            draw_seeds(losses, np.arange(len(curves[0])), curves, **style)
-        draw_seeds(spectra, index, of(1.0, k, lambda r: r.diagnostics["spectrum"]), **style)
-        draw_seeds(gradients, t, of(1.0, k, lambda r: r.diagnostics["log_norm"] / np.log(10)), **style)
-        if k != 1 and (both := of(1.0, k, lambda r: log10_condition(r, 32))):
-            measured, predicted = np.median(both, axis=0)
-            conditions.plot(t, measured, "o", ms=4, **style)
-            conditions.plot(t, predicted, color=colour, lw=1.2)
-        both = [log10_condition(record, m) for (*_, k_), record in records.items() if k_ == k for m in FLOSSED[1:]]
-        if both:
-            measured, predicted = np.concatenate(both, axis=1)
-            predictions.plot(predicted, measured, ".", ms=3, **style)
-        for g, dashes in zip(GAINS, ("-", "--", ":")):
-            if k in (0, 75) and (curves := of(g, k, lambda r: r.diagnostics["spectrum"])):
-                style["label"] = f"g = {g}, k = {k}" if k else f"g = {g}, before flossing"
-                gains.plot(index, np.median(curves, axis=0), dashes, lw=1.8, **style)
-    conditions.plot([], [], color="0.4", lw=1.2, label="exp((λ₁ - λ₃₂) t)")
-    predictions.plot([0.05, 500], [0.05, 500], color="0.4", lw=0.8)
-    losses.set(xlabel="flossing step", ylabel="flossing loss (1/step²)", title="A  flossing k exponents, g = 1")
-    losses.set_yscale("log")
-    for ax, title in ((spectra, "B  spectra, g = 1"), (gains, "C  spectra, all gains")):
-        ax.axhline(0, color=GREY, lw=0.8, ls=":")
-        ax.set(xlabel="index i", ylabel="Lyapunov exponent λᵢ (1/step)", ylim=(-4, 0.4), title=title)
-    conditions.set(xlabel="horizon t (steps)", ylabel="log₁₀ σ₁ / σ₃₂", title="D  condition number, first 32 values, g = 1")
-    predictions.set(xscale="log", yscale="log", xlim=(0.03, 600), ylim=(0.03, 600), xlabel="predicted: (λ₁ - λₘ) t / ln 10")
-    predictions.set(ylabel="measured log₁₀ σ₁ / σₘ", title="E  all networks and horizons, m = 16, 32, 75")
-    gradients.set(xlabel="horizon t (steps)", ylabel="log₁₀ ‖∂rₜ / ∂x₀‖", title="F  gradient norm, initial state, g = 1")
-    for ax in (losses, spectra, gains, conditions, predictions, gradients):
-        ax.legend(fontsize=8)
+    """Spectra, condition numbers and gradient norms, and spectra of all gains; thick: medians, thin: seeds."""
+    index, t, networks = np.arange(1, N + 1), np.array(HORIZONS), {}
+    for (g, _, k), record in sorted(records.items()):
+        networks.setdefault((k, g), []).append(record)
+    with new_figure(7) as figure:
+        (spectra, gains), (conditions, gradients) = axes = figure.subplots(2, 2)
+        for (k, g), mine in sorted(networks.items()):
+            label, colour = f"k = {k}" if k else "before flossing", COLOUR[k]
+            exponents = [r.diagnostics["spectrum"] for r in mine]
+            if k in (0, 75):
+                gains.plot(index, np.median(exponents, axis=0), DASHES[g], lw=1.8, color=colour, label=f"g = {g}, {label}")
+            if g == 1.0:
+                draw_seeds(spectra, index, exponents, label, colour)
+                draw_seeds(gradients, t, [r.diagnostics["log_norm"] / np.log(10) for r in mine], label, colour)
+                measured, predicted = np.median([log10_condition(r, 32) for r in mine], axis=0)
+                conditions.plot(t, measured, "o", ms=4, color=colour, label=label)
+                conditions.plot(t, predicted, color=colour, lw=1.2)
+        conditions.plot([], [], color="0.4", lw=1.2, label="exp((λ₁ - λ₃₂) t)")
+        for ax, title in ((spectra, "A  spectra, g = 1"), (gains, "B  spectra, all gains")):
+            ax.axhline(0, color=GREY, lw=0.8, ls=":")
+            ax.set(xlabel="index i", ylabel="Lyapunov exponent λᵢ (1/step)", ylim=(-4, 0.4), title=title)
+        conditions.set(xlabel="horizon t (steps)", ylabel="log₁₀ σ₁ / σ₃₂", title="C  condition number, g = 1")
+        gradients.set(xlabel="horizon t (steps)", ylabel="log₁₀ ‖∂rₜ / ∂x₀‖", title="D  gradient norm, g = 1")
+        for ax in axes.flat:
+            ax.legend(fontsize=8)
     return figure
 
 
@@ -143,6 +111,7 @@ OPTIONS = {
     "--flossing-steps": dict(type=int, default=500, help="per network"),
 }
 QUICK = dict(seeds=[1], flossing_steps=50)
+summary = lambda rows: []  # noqa: E731  (the table is too wide to be printed)
 EXPERIMENT = Experiment(NAME, __doc__, OPTIONS, QUICK, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":

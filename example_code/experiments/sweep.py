@@ -1,20 +1,17 @@
 """Many independent runs, each in a process of its own, some at a time; divided among machines, each does its share.
 
-A run is one call of a training function. It is finished when its record lies in the output folder and was made by the
-same arguments; nothing else is remembered. Until then, all that it writes lies in a folder of its own beside the
-records. So whatever ends a sweep, the same command goes on with what is missing.
+A run is finished when its record is there, made by the same arguments; until then it has a folder of its own beside it.
 """
 
 import contextlib
 import hashlib
-import importlib
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -23,7 +20,6 @@ from extras.checkpoint import FORMAT
 from extras.files import load_arrays
 from extras.progress import StatusLine
 
-ROOT = Path(__file__).resolve().parents[2]
 ONE_BLAS_THREAD = {f"{name}_THREADS": "1" for name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM")}
 CHECKPOINT_EVERY = 1000  # steps, some seconds
 
@@ -52,21 +48,16 @@ class Job:
     def record(self, out):
         """The record of the finished run, else None: a damaged file, or that of other arguments, is no obstacle."""
         try:
-            record = named(self.load)(self.path(out))
+            record = pkgutil.resolve_name(self.load)(self.path(out))
         except Exception:  # whatever is wrong with it: the run is done again and replaces it
             return None
         same = tuple(record.parameters.values()) == tuple(self.arguments)
         return record if same and not record.interrupted else None
 
 
-def named(text):
-    module, name = text.split(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def do_all(jobs, out, at_a_time):
     """Do the jobs that are not finished; returns dict job -> last line of its error, of those that fail."""
-    missing, failed, started = [job for job in jobs if job.record(out) is None], {}, time.monotonic()
+    missing, failed = [job for job in jobs if job.record(out) is None or job.unfinished(out).exists()], {}
     status, found = StatusLine(sys.stderr), len(jobs) - len(missing)
     status.show(f"{found}/{len(jobs)} done, 0 failed")
     end, lifeline = os.pipe()  # the processes end when this one closes its side, or ends, however that is
@@ -76,8 +67,7 @@ def do_all(jobs, out, at_a_time):
         for count, future in enumerate(as_completed(futures), 1):
             if error := future.result():
                 failed[futures[future]] = error
-            left = (len(missing) - count) * (time.monotonic() - started) / count / 60
-            status.show(f"{found + count - len(failed)}/{len(jobs)} done, {len(failed)} failed  {left:.0f} min left")
+            status.show(f"{found + count - len(failed)}/{len(jobs)} done, {len(failed)} failed")
     finally:
         status.erase()
         os.close(lifeline)
@@ -90,7 +80,8 @@ def do_in_new_process(job, out, end):
     """Do the job with one BLAS thread; returns the last line of its error, None if there is a record."""
     process = subprocess.Popen(
         [sys.executable, "-m", "example_code.experiments.sweep", json.dumps([*astuple(job), str(out)])],
-        cwd=ROOT, env=os.environ | ONE_BLAS_THREAD, stdin=end, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[2], env=os.environ | ONE_BLAS_THREAD,
+        stdin=end, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C reaches this process only
     )  # fmt: skip
     lines = process.communicate()[1].decode(errors="replace").strip().splitlines() or ["no message"]
@@ -101,25 +92,21 @@ def do(job, out):
     """Do the run and save its record, unless another sweep in the same folder does."""
     folder = job.unfinished(out)
     folder.mkdir(exist_ok=True)
+    checkpoint, written = folder / "checkpoint", folder / "record.npz"
     with open(folder / "lock", "w") as lock:
         with contextlib.suppress(ImportError, OSError):  # Windows, or a file system without locks: both may do it
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX)  # waits; given back when the process ends, however that is
         if job.record(out) is None:
-            train(job, out, folder / "checkpoint")
+            try:
+                load_arrays(checkpoint, FORMAT)
+            except (OSError, ValueError):  # none, or damaged: from the start
+                checkpoint.unlink(missing_ok=True)
+            options = dict(progress=False, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY)
+            pkgutil.resolve_name(job.function)(*job.arguments, **options).save(written)
+            os.replace(written, job.path(out))
     shutil.rmtree(folder, ignore_errors=True)
-
-
-def train(job, out, checkpoint):
-    try:
-        load_arrays(checkpoint, FORMAT)
-    except (OSError, ValueError):  # none, or damaged: from the start
-        checkpoint.unlink(missing_ok=True)
-    record = named(job.function)(*job.arguments, progress=False, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY)
-    written = checkpoint.with_name("record.npz")
-    record.save(written)  # here: what a killed save leaves is removed with the folder
-    os.replace(written, job.path(out))
 
 
 if __name__ == "__main__":  # in a new process

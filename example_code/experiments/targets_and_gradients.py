@@ -1,22 +1,16 @@
-"""What the target of the exponents does: how well it is reached, to learning, to gradients, to the long-term Jacobian.
-
-    python example_code/experiments/targets_and_gradients.py        # all cores of this machine
-
-Trains the network of the README call (delayed XOR, delay 10) for 1,001 epochs without flossing, and after 500 flossing
-steps towards exponents of -1, -0.5, -0.1 and 0; ten seeds. Writes a table and a figure to --out.
-"""
+"""What the target of the exponents does: how well it is reached, to learning, to gradients, to the long-term Jacobian."""
 
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import uniform_filter1d
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, Job, draw_seeds, learned, markdown, readme_call  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, by, draw_seeds, learned, markdown, readme_call  # noqa: E402
 from extras.figures import COLOURS, CONDITIONS, GREY, new_figure  # noqa: E402
-from extras.lyapunov import (  # noqa: E402
-    Diagnostics, log_condition_number, log_singular_values, step_jacobians, trajectory,
-)  # fmt: skip
+from extras.lyapunov import Diagnostics, log_condition_number, log_singular_values, step_jacobians, trajectory  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
 from gradient_flossing_example import README_CALL, train_rnn_flossing  # noqa: E402
 
@@ -29,18 +23,16 @@ EARLY = 50  # epochs over which the gradient norm is averaged, before any networ
 
 
 def make_jobs(args):
-    """{(target, seed): Job}."""
     jobs = {}
-    for seed in args.seeds:
-        for target in TARGETS:
-            flossing = dict(Ep=0) if target is None else dict(Ep=args.flossing_steps, Lwnt=target)
-            call = readme_call(seed, E=args.epochs, Ni=0, **flossing)
-            jobs[target, seed] = Job(f"target{target}_seed{seed}", call, f"example_code.experiments.{NAME}:train_and_look")
+    for seed, target in product(args.seeds, TARGETS):
+        flossing = dict(Ep=0) if target is None else dict(Ep=args.flossing_steps, Lwnt=target)
+        call = readme_call(seed, E=args.epochs, Ni=0, **flossing)
+        jobs[target, seed] = Job(f"target{target}_seed{seed}", call, f"example_code.experiments.{NAME}:train_and_look")
     return jobs
 
 
 def train_and_look(*arguments, **options):
-    """The record of train_rnn_flossing, with the log_condition_number before flossing, at looked_at(E) and at the end."""
+    """The record of train_rnn_flossing, with the log_condition_number before flossing, in some epochs and at the end."""
     record = train_rnn_flossing(*arguments, diagnostics=ConditionNumber(), **options)
     before, after = (np.array([condition(ps, record.parameters)]) for ps in (record.initial, record.final))
     record.diagnostics["log_condition_number"] = np.concatenate([before, *record.diagnostics.values(), after])
@@ -48,15 +40,10 @@ def train_and_look(*arguments, **options):
 
 
 class ConditionNumber(Diagnostics):
-    """Of the long-term Jacobian, in the epochs of looked_at(E)."""
+    """Of the long-term Jacobian, in the epochs 1, where flossing has just ended, 1 + BETWEEN, ..."""
 
     def before_update(self, p, ps, epoch, gs):
-        return {"diagnostics/log_condition_number": condition(ps, p)} if epoch in looked_at(p["E"]) else {}
-
-
-def looked_at(E):
-    """Epochs; at the first one flossing has just ended."""
-    return range(1, E + 1, BETWEEN)
+        return {"diagnostics/log_condition_number": condition(ps, p)} if epoch % BETWEEN == 1 else {}
 
 
 def condition(ps, p):
@@ -83,10 +70,8 @@ def make_rows(records):
 
 
 def summary(rows):
-    """Lines of a Markdown table: medians over seeds."""
     lines = []
-    for target in dict.fromkeys(r["target"] for r in rows):
-        mine = [r for r in rows if r["target"] == target]
+    for (target,), mine in by(rows, "target").items():
         m = {name: np.median([r[name] for r in mine]) for name in mine[0] if name not in ("target", "epoch_learned")}
         reached = [f"{m[f'{name}_exponent']:.3f}" for name in ("mean", "largest", "smallest")] if target != "none" else "-"
         conditions = ", ".join(f"10^{m[f'log10_condition_{time}']:.1f}" for time in ("before", "flossed", "trained"))
@@ -96,13 +81,10 @@ def summary(rows):
     return markdown(["target", reached, "learned", "final", "gradient norm", conditions], lines)
 
 
-def running_mean(values):
-    """Mean over ten values around each one, fewer at the ends."""
-    return np.array([values[max(0, i - 5) : i + 5].mean() for i in range(len(values))])
-
-
 def draw(records, rows):
     """Spectra reached, accuracy, gradient norm and condition number: thin lines seeds, thick ones medians."""
+    mean = lambda values: uniform_filter1d(values, 10, mode="constant")  # noqa: E731  (zeros beyond the ends)
+    smooth = lambda values: mean(values) / mean(np.ones(len(values)))  # noqa: E731
     with new_figure(7) as figure:
         (spectra, accuracy), (gradients, conditions) = figure.subplots(2, 2)
         for target in dict.fromkeys(target for target, _ in records):
@@ -114,10 +96,10 @@ def draw(records, rows):
                 spectra.axhline(target, color=COLOUR[target], linestyle=":", linewidth=1)
             E = mine[0].parameters["E"]
             epochs = np.arange(1, E + 1)
-            draw_seeds(accuracy, epochs, [100 * running_mean(r.accuracy) for r in mine], *style)
-            draw_seeds(gradients, epochs, [running_mean(np.log10(r.gradient_norm["xInit"])) for r in mine], *style)
+            draw_seeds(accuracy, epochs, [100 * smooth(r.accuracy) for r in mine], *style)
+            draw_seeds(gradients, epochs, [smooth(np.log10(r.gradient_norm["xInit"])) for r in mine], *style)
             log10 = [r.diagnostics["log_condition_number"] / np.log(10) for r in mine]
-            draw_seeds(conditions, [-BETWEEN, *looked_at(E), E + 1], log10, *style, marker="o")
+            draw_seeds(conditions, [-BETWEEN, *epochs[::BETWEEN], E + 1], log10, *style, marker="o")
         spectra.set(xlabel="index of the exponent", ylabel="Lyapunov exponent (1/step)", title="A  after flossing")
         accuracy.axhline(50, color=GREY, linestyle="--", linewidth=1)
         accuracy.set(xlabel="epoch", ylabel="accuracy (%)", title="B  learning")
