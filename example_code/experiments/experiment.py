@@ -152,6 +152,14 @@ def by_seed(rows, name, value):
     return x, [[found.get((seed, at), np.nan) for at in x] for seed in dict.fromkeys(row["seed"] for row in rows)]
 
 
+def by(rows, *names):
+    """{values of these columns: rows}, in the order of the rows."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
+
+
 def draw_seeds(ax, x, curves, label, color, marker=None):
     """Thin lines for the seeds, if there are any, and a thick one for their median."""
     for curve in curves:
