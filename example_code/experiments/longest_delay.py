@@ -1,20 +1,18 @@
 """How long a delay can be learned at all? Flossing that fades out by itself as the accuracy rises.
 
-    python example_code/experiments/longest_delay.py                                             # what is reported
-    python example_code/experiments/longest_delay.py --trials searched --out out/schedule_search # what led to it
+    python example_code/experiments/longest_delay.py
 
 Runs of the delayed XOR task by train_adaptively below, a loop of its own made of the port's pieces. Each finished run is a
 record file in --out, and the same command goes on with what is missing. Writes a table and a figure of the accuracies.
 """
 
 import sys
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, Job, markdown, readme_call  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, by, markdown, readme_call  # noqa: E402
 from extras.check_parameters import Parameters, check_parameters  # noqa: E402
 from extras.figures import BLACK, COLOURS, GREY, new_figure  # noqa: E402
 from extras.record import LEARNED  # noqa: E402
@@ -29,6 +27,7 @@ from julia_packages.linear_algebra import blas_threads  # noqa: E402
 CLIP = 0.03  # norm of a training gradient, as in the original
 CHECK, LOOKED_AT = 100, 50  # epochs between two decisions, and over which the accuracy is averaged for one
 EVERY = 4  # epochs between two flossing steps
+WEIGHT, HIGH = 0.03, 5e-3  # norm of a flossing gradient beside that of training, at chance; highest learning rate
 FLOSSED_UNTIL = 0.7  # accuracy at which flossing has faded out
 LOST, RISING, GROWTH = 0.6, 0.75, 1.1  # accuracy below which the learning rate starts again, above which it grows; how fast
 
@@ -36,14 +35,11 @@ LOST, RISING, GROWTH = 0.6, 0.75, 1.1  # accuracy below which the learning rate 
 def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_every=100):
     """Train with flossing that fades out as the accuracy rises; returns a TrainingRecord.
 
-    arguments: the 33 of train_rnn_flossing, of which Ef, Ei and Ni are not used, and two more:
-    weight  norm to which a flossing gradient is scaled down before it is added to that of training, at chance
-    high    highest learning rate; lr is that at the beginning
+    arguments: the 33 of train_rnn_flossing, of which Ef, Ei and Ni are not used; lr is the learning rate at the beginning.
     After Ep flossing steps every EVERY-th epoch takes the training gradient plus the flossing gradient of its first trial,
-    in one ADAM step. Nothing else is kept from epoch to epoch but the accuracies, so a checkpoint is as the original's.
+    scaled down, in one ADAM step. Nothing but the accuracies is kept from epoch to epoch, so a checkpoint needs nothing more.
     """
-    *parameters, weight, high = arguments
-    p = check_parameters(Parameters(*parameters))
+    p = check_parameters(Parameters(*arguments))
     run = Run(p, "adjoint", progress, None, checkpoint, checkpoint_every, None)
     ps = train_rnn_flossing(*p._replace(E=0), progress=False).initial
     psFlossing = {name: ps[name] for name in ("ws", "J", "b")}
@@ -58,132 +54,104 @@ def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_ever
                     s, _ = generate_input_output(1, p.Ti, p.E * p.sIn + ei + i, p.S, p.I1, p.delay, p.task)
                     train_ls_append({calc_flossing_loss: flossing_gradient}, psFlossing, ps["xInit"], s, optFlossing, run)
             if rate is None or (ei - 1) % CHECK == 0:
-                rate, share = decide(np.array(run.columns["accuracy"]), p.lr, high, p.E)
+                rate, share = decide(np.array(run.columns["accuracy"]), p.lr, p.E)
                 opt.os[0].eta = rate
             s, rtarg = generate_input_output(p.B, p.T, p.E * p.sIn + ei, p.S, p.I1, p.delay, p.task)
             loss, accuracy, gs = training_gradient(s, rtarg, ps)
             run.training_step(loss, accuracy, gs)
             gs = {name: clip.apply(ps[name], g) for name, g in gs.items()}
-            if weight * share > 0 and ei % EVERY == 0:
+            if share > 0 and ei % EVERY == 0:
                 loss, spectrum, flossing_gs = flossing_gradient(s[..., :1], psFlossing, ps["xInit"])
                 run.flossing_step(loss, spectrum, flossing_gs)
                 for name, g in flossing_gs.items():
-                    gs[name] += ClipNorm(weight * share).apply(ps[name], g)
+                    gs[name] += ClipNorm(WEIGHT * share).apply(ps[name], g)
             update(opt, ps, gs)
-    record = run.record()
-    record.parameters |= {"weight": weight, "high": high}
-    return record
+    return run.record()
 
 
-def decide(accuracy, low, high, E):
+def decide(accuracy, low, E):
     """(learning rate, share of the flossing weight) of the next CHECK epochs, from the accuracies of all before.
 
     The share falls from 1 at chance to 0 at FLOSSED_UNTIL, and comes back if the accuracy is lost. The rate is `low` until
-    the accuracy exceeds RISING, then grows; it stays below a line from `high` at epoch 0 to 0 at epoch E.
+    the accuracy exceeds RISING, then grows; it stays below a line from HIGH at epoch 0 to 0 at epoch E.
     """
     rate, now = low, 0.5
     for end in range(CHECK, len(accuracy) + 1, CHECK):
         now = float(accuracy[end - LOOKED_AT : end].mean())
         rate = low if now < LOST else rate * GROWTH if now > RISING else rate
-        rate = min(rate, high * (1 - end / E))
+        rate = min(rate, HIGH * (1 - end / E))
     return rate, min(max((FLOSSED_UNTIL - now) / (FLOSSED_UNTIL - 0.5), 0), 1)
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """Parameters of train_rnn_flossing by their names, and two of train_adaptively."""
-
-    name: str
-    delay: int = 45
-    N: int = 80
-    E: int = 50_000
-    Ep: int = 2000
-    Tp: int = 90
-    nLE: int = 80
-    lr: float = 1e-3
-    weight: float = 0.03
-    high: float = 5e-3
-
-    def job(self, seed):
-        changes = {name: value for name, value in asdict(self).items() if name in Parameters._fields}
-        arguments = (*readme_call(seed, Ef=1, Ei=0, Ni=0, **changes), self.weight, self.high)
-        label = f"{self.name.replace(' ', '_')}_delay{self.delay}_seed{seed}"
-        return Job(label, arguments, "example_code.experiments.longest_delay:train_adaptively")
-
-
-ADAPTIVE = Schedule("adaptive")
-DELAY_60 = replace(ADAPTIVE, delay=60, Tp=110)
-MORE_NEURONS = replace(DELAY_60, N=128, nLE=128, E=10_000)
-SHORT = replace(ADAPTIVE, E=8000)
-TRIALS = {  # pairs of schedule and seed; those reported have seeds that were not searched with
-    "reported": [(ADAPTIVE, seed) for seed in range(6, 16)]
-    + [(MORE_NEURONS, seed) for seed in range(6, 11)]  # too few epochs, as it seemed
-    + [(replace(MORE_NEURONS, E=20_000), seed) for seed in range(11, 16)]  # but chance was left as the rate fell below lr
-    + [(replace(MORE_NEURONS, lr=5e-4), seed) for seed in range(16, 21)]  # hence a lower lr
-    + [(DELAY_60, 6)],
-    "searched": [
-        (SHORT, 1),
-        (replace(SHORT, name="no flossing", Ep=0, weight=0.0), 1), (replace(SHORT, name="before only", weight=0.0), 1),
-        (replace(SHORT, name="75 exponents", nLE=75), 1), (replace(SHORT, name="short window", Tp=28), 1),
-        (replace(SHORT, name="low rate", high=1e-3), 1), (replace(SHORT, name="high rate at once", lr=5e-3), 1),
-        (replace(DELAY_60, E=8000), 1),
+FADING = dict(Ef=1, Ei=0, Ni=0, delay=45, E=50_000, Ep=2000, Tp=90, nLE=80)  # what differs from the README call
+DELAY_60 = FADING | dict(delay=60, Tp=110)
+MORE_NEURONS = DELAY_60 | dict(N=128, nLE=128, E=10_000)
+TRIALS = {  # pairs of these and seeds
+    "reported": [
+        (FADING, range(6, 16)),
+        (MORE_NEURONS, range(6, 11)),  # too few epochs, as it seemed
+        (MORE_NEURONS | dict(E=20_000), range(11, 16)),  # but chance was left as the rate fell below lr
+        (MORE_NEURONS | dict(lr=5e-4), range(16, 21)),  # hence a lower lr
+        (DELAY_60, [6]),
     ],
-    "low_rate": [(replace(DELAY_60, lr=5e-4), 21)],  # what 128 neurons needed does not do for 80
-    "quick": [(replace(ADAPTIVE, delay=15, E=1500, Ep=200, Tp=40), seed) for seed in (1, 2)],
-}  # fmt: skip
+    "low_rate": [(DELAY_60 | dict(lr=5e-4), [21])],  # what 128 neurons needed does not do for 80
+    "quick": [(FADING | dict(delay=15, E=1500, Ep=200, Tp=40), [1, 2])],
+}
+SCHEDULE = ("delay", "N", "E", "Ep", "Tp", "nLE", "lr")  # parameters that are columns of the table
 
 
 def make_jobs(args):
-    """{(schedule, seed): Job}."""
-    return {(schedule, seed): schedule.job(seed) for schedule, seed in TRIALS[args.trials]}
+    """{the 33 arguments: Job}."""
+    calls = [readme_call(seed, **changes) for changes, seeds in TRIALS[args.trials] for seed in seeds]
+    function = "example_code.experiments.longest_delay:train_adaptively"
+    return {p: Job(f"delay{p.delay}_N{p.N}_seed{p.sNet}", p, function) for p in calls}
 
 
 def make_rows(records):
     """One row per run; seconds: of this machine."""
     return [
-        asdict(schedule) | {
-            "seed": seed, "flossing_steps": len(record.flossing_loss),
-            "last_flossing_epoch": int(record.flossing_epoch[-1]) if len(record.flossing_epoch) else 0,
+        {name: getattr(p, name) for name in SCHEDULE} | {
+            "seed": p.sNet,
+            "flossing_steps": len(record.flossing_loss), "last_flossing_epoch": int(record.flossing_epoch[-1]),
             "epoch_learned": record.epoch_learned(), "final_accuracy": record.final_accuracy(),
             "seconds": round(record.elapsed_time),
         }
-        for (schedule, seed), record in records.items()
+        for p, record in records.items()
     ]  # fmt: skip
 
 
 def summary(rows):
     """Lines of a Markdown table with a line a schedule; where several numbers stand, one a seed."""
-    what = lambda r: (r["name"], f"{r['delay']} ({2 * r['delay']})", r["N"], f"{r['E']:,}", r["lr"])  # noqa: E731
     lines = []
-    for schedule in dict.fromkeys(map(what, rows)):
-        mine = [r for r in rows if what(r) == schedule]
+    for mine in by(rows, *SCHEDULE).values():
+        delay, N, E, lr = (mine[0][name] for name in ("delay", "N", "E", "lr"))
         epochs = [f"{r['epoch_learned']:,}" if r["epoch_learned"] else "-" for r in mine]
         final = ", ".join(f"{100 * r['final_accuracy']:.1f}" for r in mine)
         seconds = f"{np.median([r['seconds'] for r in mine]):.0f}"
-        lines.append([*schedule, f"{len(mine) - epochs.count('-')}/{len(mine)}", ", ".join(epochs), final, seconds])
-    header = ["schedule", "delay (d)", "N", "epochs", "lr", "learned", "at epoch", "final accuracy (%)", "seconds (median)"]
+        count = f"{len(mine) - epochs.count('-')}/{len(mine)}"
+        lines.append([f"{delay} ({2 * delay})", N, f"{E:,}", lr, count, ", ".join(epochs), final, seconds])
+    header = ["delay (d)", "N", "epochs", "lr", "learned", "at epoch", "final accuracy (%)", "seconds (median)"]
     return markdown(header, lines)
 
 
 def draw(records, rows):
     """Accuracy over epochs, a panel a schedule and a line a seed."""
-    schedules = list(dict.fromkeys(schedule for schedule, _ in records))
+    rows = [row | {"accuracy": record.accuracy} for row, record in zip(rows, records.values())]
+    schedules = by(rows, *SCHEDULE).values()
     with new_figure(2 * len(schedules)) as figure:
         axes = figure.subplots(len(schedules), 1, squeeze=False)[:, 0]
-        for ax, schedule in zip(axes, schedules):
-            mine = [record for (other, _), record in records.items() if other == schedule]
-            for record, colour in zip(mine, (BLACK, *COLOURS) * len(mine)):
-                blocks = len(record.accuracy) // CHECK
-                mean = record.accuracy[: blocks * CHECK].reshape(blocks, CHECK).mean(axis=1)
-                ax.plot(CHECK * np.arange(1, blocks + 1), 100 * mean, linewidth=1, color=colour)
+        for ax, mine in zip(axes, schedules):
+            for row, colour in zip(mine, (BLACK, *COLOURS) * len(mine)):
+                blocks = row["accuracy"][: len(row["accuracy"]) // CHECK * CHECK].reshape(-1, CHECK)
+                ax.plot(CHECK * np.arange(1, len(blocks) + 1), 100 * blocks.mean(axis=1), linewidth=1, color=colour)
             ax.axhline(100 * LEARNED, color=GREY, linestyle="--", linewidth=1)
             ax.set(ylabel="accuracy (%)", ylim=(48, 101))
-            ax.set_title(f"delay {schedule.delay}, N = {schedule.N}, lr = {schedule.lr:g}, seeds: {len(mine)}", fontsize=10)
+            ax.set_title("delay {delay}, N = {N}, lr = {lr:g}, seeds: {n}".format(n=len(mine), **mine[0]), fontsize=10)
         ax.set_xlabel(f"epoch (means of {CHECK})")
     return figure
 
 
-OPTIONS = {"--trials": dict(choices=TRIALS, default="reported", help="what is reported, or the search that led to it")}
+OPTIONS = {"--trials": dict(choices=TRIALS, default="reported", help="low_rate: delay 60 with 80 neurons, at half the rate")}
 EXPERIMENT = Experiment("longest_delay", __doc__, OPTIONS, dict(trials="quick"), make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":
