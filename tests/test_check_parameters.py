@@ -43,7 +43,7 @@ BAD_COMBINATIONS = [  # what is changed in the README call, and the parameter th
     (dict(intype=2**63), "intype"), (dict(intype=-(2**63) - 1), "intype"), (dict(IC=0), "IC"), (dict(IC=2), "IC"), (dict(IC=4), "IC"), (dict(IC=-1), "IC"),
     (dict(nLE=81), "nLE"), (dict(nLE=-1), "nLE"), (dict(N=74), "nLE"),
     (dict(delay=-1), "delay"), (dict(delay=0), "delay"), (dict(delay=0, task=1), "delay"), (dict(task=63), "task"),
-    (dict(task=-63), "task"), (dict(task=2**64), "task"), (dict(task=60), "task"), (dict(delay=2**62), "task"),
+    (dict(task=-63), "task"), (dict(task=2**62), "task"), (dict(task=2**64), "task"), (dict(task=60), "task"), (dict(delay=2**62), "task"),
     (dict(wsS=1.1e34), "wsS"), (dict(bM=-1.1e34), "bM"), (dict(g=3e38), "g"),
     (dict(N=10**6), "N"), (dict(T=10**10), "T"), (dict(B=10**9), "T"), (dict(Tp=10**9, Ti=10**9), "Tp"), (dict(Ti=10**11), "Ti"),
     (dict(E=2**32 - 1), "E"), (dict(E=HUGE), "E"), (dict(delay=10**11, T=10**12), "T"), (dict(sIn=HUGE), "sIn"),
