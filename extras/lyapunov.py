@@ -20,6 +20,7 @@ from extras.check_parameters import check_averaged, check_flag, memory_lack, tra
 from julia_packages.checks import check_integer, shown
 
 JACOBI_TOLERANCE = 1e-8  # cosine between two rows; a sweep that meets none above it leaves its square, rounding error
+JACOBI_SWEEPS = 60
 LOG_0 = np.finfo(np.float64).min / 4  # in place of -inf, so that differences of two stay defined
 
 
@@ -174,8 +175,7 @@ def jacobi_log_singular_values(log_scale, U):
     l, u = log_scale.copy(), U.copy()
     pairs = np.array(np.triu_indices(len(l), 1))
     rounds = [pairs[:, pairs.sum(axis=0) % len(l) == r] for r in range(len(l))]  # no row is twice in a round
-    largest = np.inf
-    while largest >= JACOBI_TOLERANCE:
+    for _ in range(JACOBI_SWEEPS):
         largest = 0.0
         for i, j in rounds:
             i, j = np.where(l[i] >= l[j], (i, j), (j, i))
@@ -189,7 +189,9 @@ def jacobi_log_singular_values(log_scale, U):
             cos = 1 / np.sqrt(1 + (q * t_over_q) ** 2)
             l[i], u[i] = normalised(l[i], cos[:, None] * (a - (q * q * t_over_q)[:, None] * b))
             l[j], u[j] = normalised(l[j], cos[:, None] * (b + t_over_q[:, None] * a))
-    return np.sort(l)[::-1]
+        if largest < JACOBI_TOLERANCE:
+            return np.sort(l)[::-1]
+    raise np.linalg.LinAlgError(f"Jacobi rotations left a cosine of {largest:.1e} after {JACOBI_SWEEPS} sweeps")
 
 
 def log_abs(x):

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from extras import lyapunov
 from extras.lyapunov import (
     Diagnostics, check_diagnostics, jacobi_log_singular_values, log_condition_number, log_gradient_norm, log_singular_values,
     long_term_diagnostics, lyapunov_spectrum, step_jacobians, trajectory,
@@ -66,6 +67,13 @@ def test_rows_that_are_not_quite_orthogonal(cosine):
     U = np.linalg.cholesky(np.full((6, 6), cosine) + (1 - cosine) * np.eye(6))
     expected = 0.5 * np.log1p(np.array([5 * cosine] + 5 * [-cosine]))
     np.testing.assert_allclose(jacobi_log_singular_values(np.zeros(6), U), expected, atol=1e-15)
+
+
+def test_rotations_come_to_an_end(monkeypatch):
+    """Rows that are exact multiples of each other may stay parallel, by rounding, however often they are rotated."""
+    monkeypatch.setattr(lyapunov, "JACOBI_SWEEPS", 1)
+    with pytest.raises(np.linalg.LinAlgError, match="left a cosine of .* after 1 sweeps"):
+        jacobi_log_singular_values(np.zeros(3), orthogonal(np.random.default_rng(1), 3) + 0.5)
 
 
 def test_random_network_against_multiprecision():
