@@ -94,12 +94,11 @@ def draw(records, rows):
                 reached = [r.lyapunov_spectrum[-1] for r in mine]
                 draw_seeds(spectra, np.arange(1, len(reached[0]) + 1), reached, *style)
                 spectra.axhline(target, color=COLOUR[target], linestyle=":", linewidth=1)
-            E = mine[0].parameters["E"]
-            epochs = np.arange(1, E + 1)
+            epochs = np.arange(1, mine[0].parameters["E"] + 1)
             draw_seeds(accuracy, epochs, [100 * smooth(r.accuracy) for r in mine], *style)
             draw_seeds(gradients, epochs, [smooth(np.log10(r.gradient_norm["xInit"])) for r in mine], *style)
             log10 = [r.diagnostics["log_condition_number"] / np.log(10) for r in mine]
-            draw_seeds(conditions, [-BETWEEN, *epochs[::BETWEEN], E + 1], log10, *style, marker="o")
+            draw_seeds(conditions, [-BETWEEN, *epochs[::BETWEEN], epochs[-1] + 1], log10, *style, marker="o")
         spectra.set(xlabel="index of the exponent", ylabel="Lyapunov exponent (1/step)", title="A  after flossing")
         accuracy.axhline(50, color=GREY, linestyle="--", linewidth=1)
         accuracy.set(xlabel="epoch", ylabel="accuracy (%)", title="B  learning")
