@@ -34,7 +34,7 @@ from torch.nn.functional import linear
 
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 RANK_TOLERANCE = 10  # a column with |R_ii| below 10 n eps max|R_jj| is dependent; rounding alone gave up to 2 n eps
-BLIND = 0.03  # change of the outputs per step, by their size: flossed blind 0.002 to 0.007, all that see 0.16 to 1.5
+BLIND = 0.03  # _change of outputs by that of inputs: GRU and LSTM flossed blind 0.002 to 0.007, all that see 0.16 to 1.5
 RECOMPUTE_BYTES = 5e7  # of the tangents of all steps; above, the backward pass, which needs five times that, recomputes them
 
 FlossingHistory = namedtuple("FlossingHistory", "loss exponents")
@@ -91,13 +91,13 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
 
     Returns the FlossingHistory of the steps done. If Ctrl-C or an error ends it, the network is left as it was at the last
     entry of that history, which Ctrl-C returns and the error, which names the step, has as .history. RuntimeWarning at the
-    end if the last inputs changed and the outputs hardly did: exponents near 0 are then those of a blind network.
+    end if the outputs of the last step hardly followed its inputs: exponents near 0 are then those of a blind network.
     """
     _check_integer("steps", steps, 0)
     optimizer = _optimizer(network, parameters, optimizer, lr)
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     gradients_of_user, good = [p.grad for p in parameters], [p.detach().clone() for p in parameters]
-    losses, spectra, sizes = [], [], []
+    losses, spectra, change = [], [], []
 
     def evaluate():
         loss, exponents, outputs = _loss(network, batch, k, target, spread, options)
@@ -112,7 +112,7 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
             good[:] = [p.detach().clone() for p in parameters]
             losses.append(loss.item())
             spectra.append(exponents.detach().mean(0).double().cpu().numpy())
-            sizes[:] = [x.detach().square().mean().sqrt() for x in (outputs.diff(dim=0), outputs)]  # NaN of a single step
+            change[:] = [_change(outputs, 0)]
         return loss
 
     def history():
@@ -138,12 +138,12 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
     finally:
         for p, g in zip(parameters, gradients_of_user):
             p.grad = g
-    if sizes and isinstance(batch, torch.Tensor) and (change := float(sizes[0] / sizes[1])) < BLIND:
+    if losses and isinstance(batch, torch.Tensor):
         time = int(getattr(_unwrapped(network), "batch_first", False) and batch.dim() == 3)
-        if batch.detach().diff(dim=time).any():
-            warnings.warn(f"the network has gone blind: from step to step its outputs change by {change:.1g} of their size only. "
-                          "Floss it from its initial weights again, with open_gates(network) before if it has gates, and "
-                          "with spread=0.5", RuntimeWarning, stacklevel=2)  # fmt: skip
+        if change[0] < BLIND * _change(batch, time):  # never for inputs that do not change
+            warnings.warn(f"the network has gone blind: a step changes its outputs by {change[0]:.1g} of their size only. Floss "
+                          "it from its initial weights again, with open_gates(network) before if it has gates, and with "
+                          "spread=0.5", RuntimeWarning, stacklevel=2)  # fmt: skip
     return history()
 
 
@@ -173,6 +173,12 @@ def _loss(network, inputs, k, target, spread, options):
     if spread is not None:
         loss = loss + ((outputs.std(0, correction=0) - spread) ** 2).mean().to(loss.dtype)
     return loss, exponents, outputs
+
+
+def _change(x, time):
+    """Change of x from one time step to the next, by its size (root mean squares); NaN of a single step."""
+    x = x.detach().float()
+    return float((x.diff(dim=time).square().mean() / x.square().mean()).sqrt())
 
 
 def _optimizer(network, parameters, optimizer, lr):
