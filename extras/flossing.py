@@ -1,5 +1,6 @@
 """Lyapunov exponents and gradient flossing for any recurrent network in torch. One file, torch and NumPy only: copy it.
 
+    import torch
     from flossing import floss, lyapunov_exponents, open_gates
 
     network = torch.nn.RNN(1, 80)  # with an nn.GRU or nn.LSTM, open_gates(network) first
@@ -17,8 +18,7 @@ the hidden states of all layers, and for an LSTM the cell states too. With the J
 where Q_0 is a random orthonormal system of k columns. Exponents are natural logarithms per step.
 
 The columns of Q are tangents V (B, k, n) here, which go along with the state as if they were k more trials. Several steps
-share a factorisation, since a product of triangular matrices is triangular, as long as the condition number of R leaves
-the digits that the result has. torch differentiates all of it, as often as one likes.
+share a factorisation as long as the condition number of R leaves the digits that the result has. torch differentiates it.
 """
 
 import math
@@ -34,7 +34,7 @@ from torch.nn.functional import linear
 
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 RANK_TOLERANCE = 10  # a column with |R_ii| below 10 n eps max|R_jj| is dependent; rounding alone gave up to 2 n eps
-BLIND = 0.015  # of _input_gain: flossed blind 3e-4 to 8e-3, with open gates and spread 0.27 to 0.42, as drawn 0.04 to 1
+BLIND = 0.03  # _change of outputs by that of inputs: GRU and LSTM flossed blind 0.002 to 0.007, all that see 0.16 to 1.5
 RECOMPUTE_BYTES = 5e7  # of the tangents of all steps; above, the backward pass, which needs five times that, recomputes them
 
 FlossingHistory = namedtuple("FlossingHistory", "loss exponents")
@@ -57,14 +57,14 @@ def lyapunov_exponents(network, inputs, k=None, *, state=None, discard=0, qr_eve
     discard: first steps, in which the orthonormal system turns towards the directions of growth, not averaged.
     qr_every: steps per factorisation, fewer where digits would be lost; with 1, as many as lose none.
     seed: of the initial orthonormal system, the same for every trial; torch's own generator is not touched.
-    dtype: of the arithmetic, torch.float64 or torch.float32, to which a module is converted for this call only. Of default
-        networks (80 and 256 units, 20 to 75 exponents) Float32 changed exponents by at most 1e-4, and gradients by less
-        than 1e-4 of their norm, but for one by 2 %: it will do for flossing on a device where Float64 is slow. A callable
-        that is no module computes in the dtype of its state, whatever dtype says.
+    dtype: of the arithmetic, torch.float64 or torch.float32, to which a module is converted for this call only; any other
+        callable computes in the dtype of its state. Of default networks (80 and 256 units, 20 to 75 exponents) Float32
+        changed exponents by at most 1e-4, and gradients by less than 1e-4 of their norm, but for one by 2 %: it will do
+        for flossing on a device where Float64 is slow.
 
-    The result has the dtype of the network and is on its device. Exponents come in the order of the QR: descending, up to
-    fluctuations. ValueError for arguments that cannot be, and for a step whose Jacobian has a rank below k: it says how
-    many exponents exist. FloatingPointError if the trajectory or its Jacobians are not finite.
+    The result has the dtype and device of the network; its order is that of the QR, descending up to fluctuations.
+    ValueError for arguments that cannot be, and for a step whose Jacobian has a rank below k: it says how many exponents
+    exist. FloatingPointError if the trajectory or its Jacobians are not finite.
     """
     return _simulate(network, inputs, k, state, discard, qr_every, seed, dtype)[0]
 
@@ -80,27 +80,27 @@ def flossing_loss(network, inputs, k, *, target=0.0, spread=None, **options):
 
 
 def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callback=None, parameters=None, optimizer=None,
-          progress=True, **options):  # fmt: skip
+          **options):  # fmt: skip
     """Drive the first k Lyapunov exponents of the network towards target; its parameters change in place.
 
     inputs: as lyapunov_exponents takes them, or a function without arguments that returns those of the next step.
     callback: function (step, loss, exponents (k,)), called after each step; flossing ends if it returns True.
     parameters: what changes, as torch's optimisers take it, or a single tensor; default: all of the network that require
         a gradient. optimizer: a torch optimiser that has them, instead of Adam with the step size lr.
-    progress: print how far it is. target, spread, options: as for flossing_loss.
+    target, spread, options: as for flossing_loss.
 
     Returns the FlossingHistory of the steps done. If Ctrl-C or an error ends it, the network is left as it was at the last
     entry of that history, which Ctrl-C returns and the error, which names the step, has as .history. RuntimeWarning at the
-    end if the last input of the last batch hardly reaches the outputs: exponents near 0 are then those of a blind network.
+    end if the outputs of the last step hardly followed its inputs: exponents near 0 are then those of a blind network.
     """
     _check_integer("steps", steps, 0)
     optimizer = _optimizer(network, parameters, optimizer, lr)
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     gradients_of_user, good = [p.grad for p in parameters], [p.detach().clone() for p in parameters]
-    losses, spectra = [], []
+    losses, spectra, change = [], [], []
 
     def evaluate():
-        loss, exponents = _loss(network, batch, k, target, spread, options)
+        loss, exponents, outputs = _loss(network, batch, k, target, spread, options)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if loss.requires_grad else [None]
         if all(g is None for g in gradients):
             raise ValueError("parameters must contain at least one that the exponents depend on")
@@ -112,6 +112,7 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
             good[:] = [p.detach().clone() for p in parameters]
             losses.append(loss.item())
             spectra.append(exponents.detach().mean(0).double().cpu().numpy())
+            change[:] = [_change(outputs, 0)]
         return loss
 
     def history():
@@ -121,8 +122,6 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
         for step in range(1, steps + 1):
             batch = inputs() if callable(inputs) else inputs
             optimizer.step(evaluate)
-            if progress:
-                _print_progress(step, steps, losses[-1])
             if callback is not None and callback(step, losses[-1], spectra[-1]):
                 break
     except BaseException as error:
@@ -139,10 +138,12 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
     finally:
         for p, g in zip(parameters, gradients_of_user):
             p.grad = g
-    if losses and isinstance(batch, torch.Tensor) and (gain := _input_gain(network, batch, options)) < BLIND:
-        warnings.warn(f"the network has gone blind: another last input changes its outputs by {gain:.1g} of their size only. "
-                      "Floss it from its initial weights again, with open_gates(network) before if it has gates, and with "
-                      "spread=0.5", RuntimeWarning, stacklevel=2)  # fmt: skip
+    if losses and isinstance(batch, torch.Tensor):
+        time = int(getattr(_unwrapped(network), "batch_first", False) and batch.dim() == 3)
+        if change[0] < BLIND * _change(batch, time):  # never for inputs that do not change
+            warnings.warn(f"the network has gone blind: a step changes its outputs by {change[0]:.1g} of their size only. Floss "
+                          "it from its initial weights again, with open_gates(network) before if it has gates, and with "
+                          "spread=0.5", RuntimeWarning, stacklevel=2)  # fmt: skip
     return history()
 
 
@@ -152,18 +153,17 @@ def open_gates(network, bias=3.0):
     The gates that let the new in and out (r; i and o) get +bias, those that hold the old (z; f) get -bias. In place.
     """
     signs = {"GRU": (1, -1, 0), "LSTM": (1, -1, 0, 1)}.get(_kind(network))  # r z n; i f g o
-    biases = {name: p for name, p in network.named_parameters() if name.startswith("bias")} if signs else {}
-    if not biases:
+    if not signs or not network.bias:
         raise ValueError(f"network must be an nn.GRU, nn.LSTM or Cell with biases, got {_describe(network)}")
     with torch.no_grad():
-        for name, p in biases.items():
+        for name, p in network.named_parameters():
             for gate, sign in zip(p.chunk(len(signs)), signs):
-                if sign:
+                if sign and name.startswith("bias"):
                     gate.fill_(sign * bias if name.startswith("bias_ih") else 0)
 
 
 def _loss(network, inputs, k, target, spread, options):
-    """flossing_loss and the exponents."""
+    """flossing_loss, the exponents, and the outputs of the units."""
     _check_integer("k", k, 1)
     exponents, outputs = _simulate(network, inputs, k, **options)
     target = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
@@ -172,53 +172,27 @@ def _loss(network, inputs, k, target, spread, options):
     loss = ((exponents - target) ** 2).mean()
     if spread is not None:
         loss = loss + ((outputs.std(0, correction=0) - spread) ** 2).mean().to(loss.dtype)
-    return loss, exponents
+    return loss, exponents, outputs
 
 
-@torch.no_grad()
-def _input_gain(network, batch, options):
-    """Change of the last outputs for another last input, by their size (square roots of means); inf if there is no other.
-
-    The other is the input of the batch that differs most. Both passes have the same noise, and leave torch's streams alone.
-    """
-    network = _unwrapped(network)
-    time = int(getattr(network, "batch_first", False) and batch.dim() == 3)
-    inputs = batch.detach().movedim(time, 0)
-    distance = (inputs.double() - inputs[-1].double()).abs().flatten(1).sum(1)
-    if not distance.any():
-        return math.inf
-    changed, outputs = inputs.clone(), []
-    changed[-1] = inputs[distance.argmax()]
-    try:
-        for x in (inputs, changed):
-            with torch.random.fork_rng([batch.device] if batch.is_cuda else []):
-                outputs.append(_simulate(network, x.movedim(0, time), 1, **options)[1][-1])
-    except (ValueError, ArithmeticError, RuntimeError):  # after a last update that went too far: no history is lost by it
-        return math.inf
-    return float((outputs[1] - outputs[0]).norm() / outputs[0].norm())
+def _change(x, time):
+    """Change of x from one time step to the next, by its size (root mean squares); NaN of a single step."""
+    x = x.detach().float()
+    return float((x.diff(dim=time).square().mean() / x.square().mean()).sqrt())
 
 
 def _optimizer(network, parameters, optimizer, lr):
     if optimizer is None:
-        if parameters is None and not isinstance(network, nn.Module):
-            raise ValueError(f"parameters must be given for a network that is no nn.Module, got {_describe(network)}")
-        parameters = network.parameters() if parameters is None else parameters
-        parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters)
+        parameters = network.parameters() if parameters is None and isinstance(network, nn.Module) else parameters
+        parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters or [])
         optimizer = torch.optim.Adam(parameters, lr=lr) if parameters else None
     elif parameters is not None:
         raise ValueError("parameters must be None if an optimizer is given: it has its own")
     groups = optimizer.param_groups if optimizer else []
     if not any(p.requires_grad for group in groups for p in group["params"]):
-        raise ValueError("parameters must contain at least one tensor that requires a gradient, got none")
+        raise ValueError("parameters must contain at least one tensor that requires a gradient, got none (a network that is "
+                         "no nn.Module needs them given)")  # fmt: skip
     return optimizer
-
-
-def _print_progress(step, steps, loss):
-    """On a terminal one line that is rewritten, elsewhere some ten lines."""
-    terminal = sys.stdout is not None and sys.stdout.isatty()
-    if terminal or step == steps or step % max(1, steps // 10) == 0:
-        print(f"{chr(13) * terminal}flossing {step}/{steps}  loss {loss:<9.3g}",
-              end="\n" if step == steps or not terminal else "", flush=True)  # fmt: skip
 
 
 # ------------------------------------------------------------------ the algorithm
@@ -342,14 +316,6 @@ def _lstm_vectors(x, h, old):
     return a, a, [f, o * _sech_squared(c)]
 
 
-def _rnn_tangents(sums, vectors, old):
-    return sums
-
-
-def _gru_tangents(sums, vectors, old):
-    return [torch.addcmul(sums[0], vectors[0], old[0])]
-
-
 def _lstm_tangents(sums, vectors, old):
     dc = torch.addcmul(sums[0], vectors[0], old[1])
     return [torch.addcmul(sums[1], vectors[1], dc), dc]
@@ -358,9 +324,9 @@ def _lstm_tangents(sums, vectors, old):
 # gates: how many stand in each sum; step: torch's kernel for the trajectory
 _Cell = namedtuple("_Cell", "gates step vectors tangents")
 _CELLS = {
-    "tanh": _Cell([1], torch.rnn_tanh_cell, _tanh_vectors, _rnn_tangents),
-    "relu": _Cell([1], torch.rnn_relu_cell, _relu_vectors, _rnn_tangents),
-    "GRU": _Cell([3], torch.gru_cell, _gru_vectors, _gru_tangents),
+    "tanh": _Cell([1], torch.rnn_tanh_cell, _tanh_vectors, lambda sums, *_: sums),
+    "relu": _Cell([1], torch.rnn_relu_cell, _relu_vectors, lambda sums, *_: sums),
+    "GRU": _Cell([3], torch.gru_cell, _gru_vectors, lambda sums, z, old: [torch.addcmul(sums[0], z[0], old[0])]),
     "LSTM": _Cell([3, 1], torch.lstm_cell, _lstm_vectors, _lstm_tangents),
 }
 
@@ -502,9 +468,9 @@ def _unwrapped(network):
     """What is inside torch.compile, DataParallel and DistributedDataParallel."""
     if isinstance(network, torch.jit.ScriptModule):
         raise ValueError("network must not be a scripted module: hand over the module that was scripted")
-    if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        return _unwrapped(network.module)
     inner = getattr(network, "_orig_mod", getattr(network, "_torchdynamo_orig_callable", None))
+    if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        inner = network.module
     return network if inner is None else _unwrapped(inner)
 
 

@@ -27,7 +27,7 @@ def test_the_recipe_is_75_exponents_of_39_of_55_steps_and_a_spread_of_a_half():
     torch.manual_seed(2)
     expected = flossing_loss(network, torch.randint(2, (55, 1, 1)).float(), 75, discard=16, spread=0.5).item()
     torch.manual_seed(2)
-    history = floss_before_training(network, 1, progress=False)
+    history = floss_before_training(network, 1)
     assert history.loss.tolist() == [expected] and history.exponents.shape == (1, 75)
 
 

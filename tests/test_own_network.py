@@ -134,7 +134,7 @@ def test_copies_of_the_flossed_network_are_trained_until_a_size_is_not_learned(m
         trained.append((size, seed, network.weight_hh_l0[0, 0].item()))
         return real(network, task, how, size, seed, seconds)
 
-    def floss(network, inputs, k, steps, discard, spread, progress):
+    def floss(network, inputs, k, steps, discard, spread):
         assert inputs().shape == (20, 1, 1) and (k, discard) == (3, 16)
         flossed.append((steps, spread))
         with torch.no_grad():

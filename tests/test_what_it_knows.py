@@ -85,7 +85,7 @@ def test_torchs_networks_are_flossed_and_trained_as_asked(kind, flossing, gates,
     torch.manual_seed(4)
     assert torch.equal(network.weight_hh_l0, getattr(nn, kind)(1, H).weight_hh_l0)
     assert (drawn[0], flossed[0], stage, accuracy, type(network).__name__) == ("drawn", "flossed", "trained", 24.5, kind)
-    options = dict(steps=7, discard=16, spread=0.5 if flossing == "with spread" else None, progress=False)
+    options = dict(steps=7, discard=16, spread=0.5 if flossing == "with spread" else None)
     assert seen[1] == (10, 4) and (seen[0] if kind == "RNN" else seen[0][2]) == options
     if kind != "RNN":
         assert seen[0][:2] == ((55, 1, 1), 75) and (gates is None or seen[0][3] == gates)

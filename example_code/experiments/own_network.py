@@ -69,7 +69,7 @@ def floss_and_train(name, kind, condition, seed, seconds, **_):
     start(network, how.weights, how.gates, task.memory)
     started, steps, loss = time.process_time(), int(how.before * task.steps), None
     if steps:
-        history = floss(network, draw, task.k, steps=steps, discard=16, spread=how.spread, progress=False)
+        history = floss(network, draw, task.k, steps=steps, discard=16, spread=how.spread)
         loss = float(f"{(history.exponents[-20:] ** 2).mean():.2g}")
     flossing_seconds = time.process_time() - started
     for size in task.sizes:

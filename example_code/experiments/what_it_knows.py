@@ -65,7 +65,7 @@ def torch_stages(kind, flossing, seed, steps, epochs):
     yield "drawn", network, None
     if flossing == "with spread" and kind != "RNN":
         open_gates(network)
-    floss_before_training(network, steps, spread=SPREAD if flossing == "with spread" else None, progress=False)
+    floss_before_training(network, steps, spread=SPREAD if flossing == "with spread" else None)
     yield "flossed", network, None
     accuracies = [accuracy for _, (_, accuracy) in zip(range(epochs), training(network, DELAY, seed))]
     yield "trained", network, float(np.mean(accuracies[-10:]))
