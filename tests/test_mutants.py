@@ -79,9 +79,5 @@ def test_every_file_has_tests():
 
 @pytest.mark.long
 def test_of_twenty_mutants_at_most_a_quarter_survive():
-    """Ten each of two seeds, side by side: CI has ten minutes."""
-    command = [sys.executable, ROOT / "tests" / "mutants.py", "--number", "10", "--seed"]
-    samplers = [subprocess.Popen([*command, seed], stdout=subprocess.PIPE, text=True) for seed in "12"]
-    outputs = [sampler.communicate()[0] for sampler in samplers]
-    assert all(output.endswith(" mutants survive\n") for output in outputs), outputs
-    assert sum(sampler.returncode for sampler in samplers) <= 5, outputs
+    done = subprocess.run([sys.executable, ROOT / "tests" / "mutants.py", "--number", "20"], stdout=subprocess.PIPE, text=True)
+    assert done.stdout.endswith(f"{done.returncode} mutants survive\n") and done.returncode <= 5, done.stdout
