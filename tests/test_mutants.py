@@ -79,5 +79,6 @@ def test_every_file_has_tests():
 
 @pytest.mark.long
 def test_of_twenty_mutants_at_most_a_quarter_survive():
-    done = subprocess.run([sys.executable, ROOT / "tests" / "mutants.py", "--number", "20"], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, ROOT / "tests" / "mutants.py", "--number", "20"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     assert done.stdout.endswith(f"{done.returncode} mutants survive\n") and done.returncode <= 5, done.stdout
