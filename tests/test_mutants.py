@@ -74,7 +74,7 @@ def test_what_does_not_end_is_ended(tmp_path):
 
 def test_every_file_has_tests():
     for path in mutants.DEFAULT:
-        assert mutants.tests_of(path) or not list(mutants.mutants(path)), f"{path}: no test imports or starts it, see THROUGH"
+        assert mutants.tests_of(path) or not list(mutants.mutants(path)), f"{path}: no test imports or starts it, see VIA"
 
 
 @pytest.mark.long
