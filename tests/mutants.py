@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = sorted({*ROOT.glob("*.py"), *ROOT.glob("[ej]*/*.py"), *ROOT.glob("example_code/*/*.py")})
-THROUGH = {"run": "checkpoint|progress|record", "linear_algebra": "checkpoint", "signals": "checkpoint|command_line"}
+VIA = dict(run="checkpoint|progress|record", linear_algebra="checkpoint", signals="checkpoint|command_line", experiment="sweep")
 PAIRS = "Lt LtE, Gt GtE, Eq NotEq, Is IsNot, In NotIn, Add Sub, Mult Div, FloorDiv Mod, And Or, BitAnd BitOr, LShift RShift"
 OTHER = {getattr(ast, a): getattr(ast, b) for a, b in re.findall(r"(\w+) (\w+)", PAIRS)}
 OTHER |= {b: a for a, b in OTHER.items()} | {ast.Pow: ast.Mult, ast.BitXor: ast.BitOr, ast.USub: ast.UAdd, ast.Not: ast.UAdd}
@@ -57,8 +57,8 @@ def mutants(path):
 
 
 def tests_of(path):
-    """The test files that import or start a file, or reach it THROUGH others; those called after it first."""
-    uses = rf"\b{path.stem}(\.py\b| import)|import .*\b{path.stem}\b|/test_({THROUGH.get(path.stem)}).py"
+    """The test files that import or start a file, or reach it VIA others; those called after it first."""
+    uses = rf"\b{path.stem}(\.py\b| import)|import .*\b{path.stem}\b|/test_({VIA.get(path.stem)}).py"
     tests = [test for test in sorted(ROOT.glob("tests/test_*.py")) if re.search(uses, f"{test.read_text()}\n{test}")]
     return sorted(tests, key=lambda test: path.stem not in test.stem)
 

@@ -74,14 +74,11 @@ def test_what_does_not_end_is_ended(tmp_path):
 
 def test_every_file_has_tests():
     for path in mutants.DEFAULT:
-        assert mutants.tests_of(path) or not list(mutants.mutants(path)), f"{path}: no test imports or starts it, see THROUGH"
+        assert mutants.tests_of(path) or not list(mutants.mutants(path)), f"{path}: no test imports or starts it, see VIA"
 
 
 @pytest.mark.long
 def test_of_twenty_mutants_at_most_a_quarter_survive():
-    """Ten each of two seeds, side by side: CI has ten minutes."""
-    command = [sys.executable, ROOT / "tests" / "mutants.py", "--number", "10", "--seed"]
-    samplers = [subprocess.Popen([*command, seed], stdout=subprocess.PIPE, text=True) for seed in "12"]
-    outputs = [sampler.communicate()[0] for sampler in samplers]
-    assert all(output.endswith(" mutants survive\n") for output in outputs), outputs
-    assert sum(sampler.returncode for sampler in samplers) <= 5, outputs
+    command = [sys.executable, ROOT / "tests" / "mutants.py", "--number", "20"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    assert done.stdout.endswith(f"{done.returncode} mutants survive\n") and done.returncode <= 5, done.stdout

@@ -21,11 +21,11 @@ SCRIPT = Path(tool.__file__)
 NOISY_RUNS = {}
 
 
-def noisy_runs(arguments, flossing_noise, start=Start({}), draws=8, jobs=1):
-    """limits.noisy_runs, made once: many wrong recordings and both engines have them in common."""
+def noisy_runs(arguments, flossing_noise, start=Start({}), draws=8):
+    """limits.noisy_runs, made once: wrong recordings, both engines and a call's two recordings have them in common."""
     key = arguments, flossing_noise, start.epochs, *(x.tobytes() for x in start.initial.values()), draws
     if key not in NOISY_RUNS:
-        NOISY_RUNS[key] = limits.noisy_runs(arguments, flossing_noise, start, draws, jobs=jobs)
+        NOISY_RUNS[key] = limits.noisy_runs(arguments, flossing_noise, start, draws)
     return NOISY_RUNS[key]
 
 
