@@ -19,7 +19,7 @@ from extras.record import LEARNED  # noqa: E402
 from extras.run import Run  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
 from gradient_flossing_example import (  # noqa: E402
-    calc_flossing_loss, first_loss_index, flossing_engine, train_ls_append, train_rnn_flossing, training_engine,
+    first_loss_index, flossing_engine, train_rnn_flossing, training_engine,
 )  # fmt: skip
 from julia_packages.flux import ADAMW, ClipNorm, update  # noqa: E402
 from julia_packages.linear_algebra import blas_threads  # noqa: E402
@@ -27,7 +27,7 @@ from julia_packages.linear_algebra import blas_threads  # noqa: E402
 CLIP = 0.03  # norm of a training gradient, as in the original
 CHECK, LOOKED_AT = 100, 50  # epochs between two decisions, and over which the accuracy is averaged for one
 EVERY = 4  # epochs between two flossing steps
-WEIGHT, HIGH = 0.03, 5e-3  # norm of a flossing gradient beside that of training, at chance; highest learning rate
+WEIGHT, HIGH = 0.03, 2e-3  # norm of a flossing gradient beside that of training, at chance; highest learning rate
 FLOSSED_UNTIL = 0.7  # accuracy at which flossing has faded out
 LOST, RISING, GROWTH = 0.6, 0.75, 1.1  # accuracy below which the learning rate starts again, above which it grows; how fast
 
@@ -35,9 +35,9 @@ LOST, RISING, GROWTH = 0.6, 0.75, 1.1  # accuracy below which the learning rate 
 def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_every=100):
     """Train with flossing that fades out as the accuracy rises; returns a TrainingRecord.
 
-    arguments: the 33 of train_rnn_flossing, of which Ef, Ei and Ni are not used; lr is the learning rate at the beginning.
-    After Ep flossing steps every EVERY-th epoch takes the training gradient plus the flossing gradient of its first trial,
-    scaled down, in one ADAM step. Nothing but the accuracies is kept from epoch to epoch, so a checkpoint needs nothing more.
+    arguments: the 33 of train_rnn_flossing, of which Ef, Ei, Ep and Ni are not used; lr is the learning rate at the start,
+    and without flossing nLE is 0. Every EVERY-th epoch takes the training gradient plus the flossing gradient of its first
+    trial, scaled down, in one ADAM step. Only the accuracies are kept from epoch to epoch, so a checkpoint has all of it.
     """
     p = check_parameters(Parameters(*arguments))
     run = Run(p, "adjoint", progress, None, checkpoint, checkpoint_every, None)
@@ -49,10 +49,6 @@ def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_ever
     rate = None
     with blas_threads(p.N, max(p.B, p.nLE)), run.started(ps, opt=opt, optFlossing=optFlossing):
         for ei in run.epochs(p.E):
-            if ei == 1:
-                for i in run.flossing_steps(p.Ep):
-                    s, _ = generate_input_output(1, p.Ti, p.E * p.sIn + ei + i, p.S, p.I1, p.delay, p.task)
-                    train_ls_append({calc_flossing_loss: flossing_gradient}, psFlossing, ps["xInit"], s, optFlossing, run)
             if rate is None or (ei - 1) % CHECK == 0:
                 rate, share = decide(np.array(run.columns["accuracy"]), p.lr, p.E)
                 opt.os[0].eta = rate
@@ -60,7 +56,7 @@ def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_ever
             loss, accuracy, gs = training_gradient(s, rtarg, ps)
             run.training_step(loss, accuracy, gs)
             gs = {name: clip.apply(ps[name], g) for name, g in gs.items()}
-            if share > 0 and ei % EVERY == 0:
+            if share > 0 and p.nLE > 0 and ei % EVERY == 0:
                 loss, spectrum, flossing_gs = flossing_gradient(s[..., :1], psFlossing, ps["xInit"])
                 run.flossing_step(loss, spectrum, flossing_gs)
                 for name, g in flossing_gs.items():
@@ -83,28 +79,26 @@ def decide(accuracy, low, E):
     return rate, min(max((FLOSSED_UNTIL - now) / (FLOSSED_UNTIL - 0.5), 0), 1)
 
 
-FADING = dict(Ef=1, Ei=0, Ni=0, delay=45, E=50_000, Ep=2000, Tp=90, nLE=80)  # what differs from the README call
-DELAY_60 = FADING | dict(delay=60, Tp=110)
-MORE_NEURONS = DELAY_60 | dict(N=128, nLE=128, E=10_000)
-TRIALS = {  # pairs of these and seeds
-    "reported": [
-        (FADING, range(6, 16)),
-        (MORE_NEURONS, range(6, 11)),  # too few epochs, as it seemed
-        (MORE_NEURONS | dict(E=20_000), range(11, 16)),  # but chance was left as the rate fell below lr
-        (MORE_NEURONS | dict(lr=5e-4), range(16, 21)),  # hence a lower lr
-        (DELAY_60, [6]),
-    ],
-    "low_rate": [(DELAY_60 | dict(lr=5e-4), [21])],  # what 128 neurons needed does not do for 80
-    "quick": [(FADING | dict(delay=15, E=1500, Ep=200, Tp=40), [1, 2])],
+def call(seed, delay, N, E=6000, T=400, **changes):
+    """The 33 arguments: orthogonal J, weak input, and a window of three quarters of what is to be remembered."""
+    changes = dict(IC=3, wsS=0.3, lr=5e-4, nLE=N, Tp=3 * delay // 2) | changes
+    return readme_call(seed, delay=delay, N=N, E=E, T=T, Ti=T, Ef=1, Ep=0, Ei=0, Ni=0, **changes)
+
+
+SEEDS = (31, 32, 33)
+TRIALS = {  # a neuron for each step that is to be remembered; without flossing; fewer neurons
+    "reported": [call(seed, delay, 2 * delay) for delay in (45, 60, 80, 100) for seed in SEEDS]
+    + [call(seed, 60, 120, nLE=0) for seed in SEEDS]
+    + [call(31, 60, 80, E=50_000)],
+    "quick": [call(seed, 15, 30, E=600, T=150) for seed in (1, 2)],
 }
-SCHEDULE = ("delay", "N", "E", "Ep", "Tp", "nLE", "lr")  # parameters that are columns of the table
+SCHEDULE = ("delay", "N", "nLE", "E", "T", "Tp")  # parameters that are columns of the table
 
 
 def make_jobs(args):
     """{the 33 arguments: Job}."""
-    calls = [readme_call(seed, **changes) for changes, seeds in TRIALS[args.trials] for seed in seeds]
     function = "example_code.experiments.longest_delay:train_adaptively"
-    return {p: Job(f"delay{p.delay}_N{p.N}_seed{p.sNet}", p, function) for p in calls}
+    return {p: Job(f"delay{p.delay}_N{p.N}_seed{p.sNet}", p, function) for p in TRIALS[args.trials]}
 
 
 def make_rows(records):
@@ -112,7 +106,7 @@ def make_rows(records):
     return [
         {name: getattr(p, name) for name in SCHEDULE} | {
             "seed": p.sNet,
-            "flossing_steps": len(record.flossing_loss), "last_flossing_epoch": int(record.flossing_epoch[-1]),
+            "flossing_steps": len(record.flossing_loss), "last_flossing_epoch": int(record.flossing_epoch.max(initial=0)),
             "epoch_learned": record.epoch_learned(), "final_accuracy": record.final_accuracy(),
             "seconds": round(record.elapsed_time),
         }
@@ -124,13 +118,13 @@ def summary(rows):
     """Lines of a Markdown table with a line a schedule; where several numbers stand, one a seed."""
     lines = []
     for mine in by(rows, *SCHEDULE).values():
-        delay, N, E, lr = (mine[0][name] for name in ("delay", "N", "E", "lr"))
+        delay, N, nLE, E = (mine[0][name] for name in SCHEDULE[:4])
         epochs = [f"{r['epoch_learned']:,}" if r["epoch_learned"] else "-" for r in mine]
         final = ", ".join(f"{100 * r['final_accuracy']:.1f}" for r in mine)
         seconds = f"{np.median([r['seconds'] for r in mine]):.0f}"
         count = f"{len(mine) - epochs.count('-')}/{len(mine)}"
-        lines.append([f"{delay} ({2 * delay})", N, f"{E:,}", lr, count, ", ".join(epochs), final, seconds])
-    header = ["delay (d)", "N", "epochs", "lr", "learned", "at epoch", "final accuracy (%)", "seconds (median)"]
+        lines.append([f"{delay} ({2 * delay})", N, nLE, f"{E:,}", count, ", ".join(epochs), final, seconds])
+    header = ["delay (d)", "N", "k", "epochs", "learned", "at epoch", "final accuracy (%)", "seconds (median)"]
     return markdown(header, lines)
 
 
@@ -146,12 +140,12 @@ def draw(records, rows):
                 ax.plot(CHECK * np.arange(1, len(blocks) + 1), 100 * blocks.mean(axis=1), linewidth=1, color=colour)
             ax.axhline(100 * LEARNED, color=GREY, linestyle="--", linewidth=1)
             ax.set(ylabel="accuracy (%)", ylim=(48, 101))
-            ax.set_title("delay {delay}, N = {N}, lr = {lr:g}, seeds: {n}".format(n=len(mine), **mine[0]), fontsize=10)
+            ax.set_title("delay {delay}, N = {N}, {nLE} exponents flossed, seeds: {n}".format(n=len(mine), **mine[0]), fontsize=10)
         ax.set_xlabel(f"epoch (means of {CHECK})")
     return figure
 
 
-OPTIONS = {"--trials": dict(choices=TRIALS, default="reported", help="low_rate: delay 60 with 80 neurons, at half the rate")}
+OPTIONS = {"--trials": dict(choices=TRIALS, default="reported", help="default reported")}
 EXPERIMENT = Experiment("longest_delay", __doc__, OPTIONS, dict(trials="quick"), make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":

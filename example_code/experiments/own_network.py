@@ -27,7 +27,7 @@ from extras.flossing import floss, flossing_loss  # noqa: E402
 from extras.record import WINDOW  # noqa: E402
 
 MODULE = "example_code.experiments.own_network"
-EVERY, NORM, FADED = 4, 0.3, 0.4  # beside training: epochs between, largest norm, and the score from which there is none
+EVERY, NORM, FADED = 4, 1.0, 0.4  # beside training: epochs between, largest norm, and the score from which there is none
 
 
 def make_jobs(args):
@@ -67,7 +67,7 @@ def floss_and_train(name, kind, condition, seed, seconds, **_):
     inputs = draw()
     network = getattr(nn, kind)(inputs.shape[-1], task.H)
     start(network, how.weights, how.gates, task.memory)
-    started, steps, loss = time.process_time(), int(how.before * task.steps), None
+    started, steps, loss = time.process_time(), task.steps if how.before else 0, None
     if steps:
         history = floss(network, draw, task.k, steps=steps, discard=16, spread=how.spread)
         loss = float(f"{(history.exponents[-20:] ** 2).mean():.2g}")
@@ -100,7 +100,7 @@ def train(network, task, how, size, seed, seconds):
         nn.utils.clip_grad_norm_(parameters, 1.0)
         scores.append(score)
         if how.beside and len(scores) % EVERY == 0:
-            add_flossing_gradient(network, inputs[: task.window, :1], task.k, how.spread, np.mean(scores[-20:]))
+            add_flossing_gradient(network, inputs[: max(task.window, 3 * size), :1], np.mean(scores[-20:]))
         optimizer.step()
         if len(scores) >= WINDOW:
             best = max(best, float(np.mean(scores[-WINDOW:])))
@@ -112,12 +112,15 @@ def train(network, task, how, size, seed, seconds):
     return {"epochs": len(scores), "epoch_learned": learned, "score": round(best, 3), "training_seconds": taken}
 
 
-def add_flossing_gradient(network, inputs, k, spread, score):
-    """Add the gradient of the flossing loss of one trial, scaled down to NORM at a score of 0, to nothing at FADED."""
+def add_flossing_gradient(network, inputs, score):
+    """Add the gradient of the flossing loss of one trial, scaled down to NORM at a score of 0, to nothing at FADED.
+
+    As many exponents are flossed as there are units.
+    """
     weight = NORM * min(max(1 - score / FADED, 0), 1)
     if weight:
         parameters = list(network.parameters())
-        loss = flossing_loss(network, inputs, k, discard=16, spread=spread)
+        loss = flossing_loss(network, inputs, network.hidden_size, discard=16)
         gradients = torch.autograd.grad(loss, parameters)
         norm = torch.cat([g.flatten() for g in gradients]).norm()
         for p, g in zip(parameters, gradients):

@@ -97,7 +97,7 @@ class Task:
 TASKS = {
     "xor": Task((10, 15, 20, 30, 40), 25, xor, score_bits),
     "adding": Task((100, 400), 30, adding, score_sums, steps=100, window=100, memory=100),
-    "copy": Task((100,), 30, copying, score_symbols, outputs=9, steps=100, window=120, memory=120),
+    "copy": Task((100,), 150, copying, score_symbols, outputs=9, steps=100, window=120, memory=120),
     "digits": Task((64,), 10, digits, score_digits, np.inf, 10, H=32, k=30, steps=200, window=64, memory=64),
 }
 
@@ -128,9 +128,9 @@ def start(network, weights, gates, length):
 class Condition:
     weights: str = "drawn"
     gates: str = ""
-    before: float = 0  # share of the task's flossing steps that are done before training
+    before: bool = False  # flossed before training
     spread: float | None = None
-    beside: bool = False
+    beside: bool = False  # flossed during training
     kinds: tuple = KINDS
 
 
@@ -141,9 +141,9 @@ CONDITIONS = {
     "open gates, orthogonal": Condition("orthogonal", "open", kinds=GATED),
     "forget bias 1": Condition(gates="forget", kinds=("LSTM",)),
     "chrono": Condition(gates="chrono", kinds=GATED),
-    "flossed": Condition(before=1),
-    "flossed, spread": Condition(before=1, spread=SPREAD, kinds=("RNN",)),
-    "flossed, spread, beside training": Condition(before=0.5, spread=SPREAD, beside=True, kinds=("RNN",)),
-    "open gates, flossed, spread": Condition(gates="open", before=1, spread=SPREAD, kinds=GATED),
-    "open gates, flossed, spread, beside training": Condition("drawn", "open", 0.5, SPREAD, True, GATED),
+    "flossed": Condition(before=True),
+    "flossed, spread": Condition(before=True, spread=SPREAD, kinds=("RNN",)),
+    "orthogonal, flossed beside training": Condition("orthogonal", beside=True, kinds=("RNN",)),
+    "open gates, flossed, spread": Condition(gates="open", before=True, spread=SPREAD, kinds=GATED),
+    "open gates, orthogonal, flossed beside training": Condition("orthogonal", "open", beside=True, kinds=GATED),
 }
