@@ -34,7 +34,7 @@ from torch.nn.functional import linear
 
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 RANK_TOLERANCE = 10  # a column with |R_ii| below 10 n eps max|R_jj| is dependent; rounding alone gave up to 2 n eps
-BLIND = 0.03  # _change of outputs by that of inputs: GRU and LSTM flossed blind 0.002 to 0.007, all that see 0.16 to 1.5
+BLIND = 0.03  # _change of outputs by that of inputs: GRU and LSTM flossed blind 0.002 to 0.008, all that see 0.16 to 1.5
 RECOMPUTE_BYTES = 5e7  # of the tangents of all steps; above, the backward pass, which needs five times that, recomputes them
 
 FlossingHistory = namedtuple("FlossingHistory", "loss exponents")
@@ -141,9 +141,9 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
     if losses and isinstance(batch, torch.Tensor):
         time = int(getattr(_unwrapped(network), "batch_first", False) and batch.dim() == 3)
         if change[0] < BLIND * _change(batch, time):  # never for inputs that do not change
-            warnings.warn(f"the network has gone blind: a step changes its outputs by {change[0]:.1g} of their size only. Floss "
-                          "it from its initial weights again, with open_gates(network) before if it has gates, and with "
-                          "spread=0.5", RuntimeWarning, stacklevel=2)  # fmt: skip
+            warnings.warn(f"the network has gone blind: a step changes its outputs by {change[0]:.1g} of their size only. "
+                          "Floss it from its initial weights again, with open_gates(network) before if it has gates, and "
+                          "with spread=0.5", RuntimeWarning, stacklevel=2)  # fmt: skip
     return history()
 
 
