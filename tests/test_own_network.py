@@ -98,7 +98,7 @@ def test_conditions_change_what_their_names_say():
                 assert not change[2].any() and torch.allclose(change[0], -change[1] if kind == "LSTM" else torch.zeros(20))
             if name == "forget bias 1":
                 assert torch.allclose(change[1], torch.ones(20)) and not any(c.any() for i, c in enumerate(change) if i != 1)
-            assert (condition.before > 0) == ("flossed" in name) and (condition.spread is not None) == ("spread" in name)
+            assert condition.before == ("flossed" in name and "beside" not in name) and (condition.spread is not None) == ("spread" in name)
             assert condition.beside == ("beside" in name)
 
 
@@ -145,14 +145,13 @@ def test_copies_of_the_flossed_network_are_trained_until_a_size_is_not_learned(m
     monkeypatch.setitem(TASKS, "xor", replace(SMALL, score=score))
     monkeypatch.setattr(own_network, "train", train)
     monkeypatch.setattr(own_network, "floss", floss)
-    monkeypatch.setattr(own_network, "add_flossing_gradient", lambda *args: None)
     keys = jobs_of(own_network, "--tasks", "xor", "--seeds", "3", "--seconds", "31")
-    job = keys["xor", "GRU", "open gates, flossed, spread, beside training", 3]
+    job = keys["xor", "GRU", "open gates, flossed, spread", 3]
     sweep.do(job, tmp_path)
-    assert trained == [(1, 3, 7), (2, 3, 7), (4, 3, 7)] and flossed == [(2, 0.5)]
+    assert trained == [(1, 3, 7), (2, 3, 7), (4, 3, 7)] and flossed == [(4, 0.5)]
     rows = own_network.make_rows({1: job.record(tmp_path)})
     same = {"task": "xor", "network": "GRU", "condition": job.arguments[2], "seed": 3}
-    same |= {"flossing_steps": 2, "flossing_loss": 0.012, "flossing_seconds": 1}
+    same |= {"flossing_steps": 4, "flossing_loss": 0.012, "flossing_seconds": 1}
     assert all(same.items() <= row.items() for row in rows)
     assert [(row["size"], row["epochs"], row["epoch_learned"], row["score"]) for row in rows] == [
         (1, 10, 10, 1.0), (2, 10, 10, 1.0), (4, 29, None, 0.1),
@@ -190,17 +189,19 @@ def test_flossing_beside_training_fades_as_the_score_rises():
     for score in (-1, 0, 0.2, 0.4, 1):
         for p in network.parameters():
             p.grad = torch.zeros_like(p)
-        own_network.add_flossing_gradient(network, inputs, 3, 0.5, score)
+        own_network.add_flossing_gradient(network, inputs, score)
         norms[score] = torch.cat([p.grad.flatten() for p in network.parameters()]).norm().item()
-    assert norms == {-1: pytest.approx(0.3), 0: pytest.approx(0.3), 0.2: pytest.approx(0.15), 0.4: 0, 1: 0}
+    assert norms == {-1: pytest.approx(1), 0: pytest.approx(1), 0.2: pytest.approx(0.5), 0.4: 0, 1: 0}
 
 
 def test_flossing_beside_training_comes_every_fourth_epoch(monkeypatch, clock):
     calls = []
-    monkeypatch.setattr(own_network, "add_flossing_gradient", lambda network, inputs, k, spread, score: calls.append(inputs.shape))
-    how = CONDITIONS["flossed, spread, beside training"]
-    row = own_network.train(nn.RNN(1, 6), SMALL, how, 4, 1, 18)
-    assert calls == [(20, 1, 1)] * (row["epochs"] // 4) and calls
+    monkeypatch.setattr(own_network, "add_flossing_gradient", lambda network, inputs, score: calls.append(inputs.shape))
+    how = CONDITIONS["orthogonal, flossed beside training"]
+    for size, window in ((4, 20), (9, 27)):
+        calls.clear()
+        row = own_network.train(nn.RNN(1, 6), SMALL, how, size, 1, 18)
+        assert calls == [(window, 1, 1)] * (row["epochs"] // 4) and calls
 
 
 def test_digits_are_scored_by_the_test_set(monkeypatch, clock):
@@ -223,7 +224,7 @@ def test_the_committed_table_is_that_of_the_script():
         assert [row["size"] for row in rows] == list(task.sizes[: len(rows)])
         assert all(row["epoch_learned"] == row["epochs"] for row in rows[:-1])
         for row in rows:
-            assert row["flossing_steps"] == int(condition.before * task.steps)
+            assert row["flossing_steps"] == (task.steps if condition.before else 0)
             seconds = row["flossing_seconds"] + row["training_seconds"]
             assert row["epoch_learned"] or seconds == pytest.approx(task.seconds, abs=1)  # the last epoch may end later
 
