@@ -145,14 +145,6 @@ def by(rows, *names):
     return groups
 
 
-def by(rows, *names):
-    """{values of these columns: rows}, in the order of the rows."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return groups
-
-
 def draw_seeds(ax, x, curves, label, color, marker=None):
     """Thin lines for the seeds, and a thick one for their median."""
     for curve in curves:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, Job, markdown  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, by, markdown  # noqa: E402
 from example_code.experiments.tasks import CONDITIONS, KINDS, TASKS, start  # noqa: E402
 from extras.figures import COLOURS, new_figure  # noqa: E402
 from extras.files import load_arrays, save_arrays  # noqa: E402
@@ -125,14 +125,6 @@ def add_flossing_gradient(network, inputs, score):
         norm = torch.cat([g.flatten() for g in gradients]).norm()
         for p, g in zip(parameters, gradients):
             p.grad += g * (weight / max(norm, weight))
-
-
-def by(rows, *names):
-    """{values of these columns: rows}, in the order of the rows."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return groups
 
 
 def summary(rows):
