@@ -46,8 +46,8 @@ def test_copy_memory():
     assert (shown[:10] < 8).all() and (shown[109] == 9).all() and (shown[10:109] == 8).all() and (shown[110:] == 8).all()
     assert torch.equal(target[-10:], shown[:10]) and (target[:-10] == 8).all()
     perfect = 9.0 * torch.nn.functional.one_hot(target, 9)
-    assert tasks.score_symbols(perfect, target)[1] == 1
-    assert tasks.score_symbols(torch.zeros(120, 32, 9).index_fill(2, torch.tensor(3), 1), target)[1] == pytest.approx(
+    assert TASKS["copy"].score(perfect, target)[1] == 1
+    assert TASKS["copy"].score(torch.zeros(120, 32, 9).index_fill(2, torch.tensor(3), 1), target)[1] == pytest.approx(
         (8 * (target[-10:] == 3).float().mean().item() - 1) / 7
     )
 
@@ -61,7 +61,7 @@ def test_permuted_digits(monkeypatch):
     assert row < 1400 and target[0, 0] == labels[row]
     inputs, target = tasks.digits(64, None)
     assert torch.equal(inputs[:, :, 0].T, images[1400:]) and torch.equal(target[0], labels[1400:])
-    assert tasks.score_digits(torch.nn.functional.one_hot(target).float(), target)[1] == pytest.approx(1)
+    assert TASKS["digits"].score(torch.nn.functional.one_hot(target).float(), target)[1] == pytest.approx(1)
 
 
 def test_the_digits_of_scikit_learn():

@@ -19,7 +19,7 @@ from extras.record import LEARNED
 
 
 def score_bits(outputs, target):
-    return binary_cross_entropy_with_logits(outputs, target), 2 * share((outputs > 0) == target.bool()) - 1
+    return binary_cross_entropy_with_logits(outputs, target), 2 * ((outputs > 0) == target.bool()).float().mean().item() - 1
 
 
 def adding(steps, generator, trials=32):
@@ -43,11 +43,6 @@ def copying(steps, generator, trials=32):
     return one_hot(shown, 10).float(), torch.cat([torch.full((steps + 10, trials), 8), symbols])
 
 
-def score_symbols(outputs, target):
-    right = outputs[-10:].argmax(-1) == target[-10:]
-    return cross_entropy(outputs.flatten(0, 1), target.flatten()), (8 * share(right) - 1) / 7
-
-
 def digits(_, generator, trials=32):
     """Digits of 8 x 8 pixels, one pixel a step, in an order that was drawn once; without a generator those of the test."""
     images, labels = all_digits()
@@ -64,12 +59,10 @@ def all_digits():
     return torch.tensor(images[order][:, pixels] / 16, dtype=torch.float32), torch.tensor(labels[order])
 
 
-def score_digits(outputs, target):
-    return cross_entropy(outputs[0], target[0]), (10 * share(outputs[0].argmax(-1) == target[0]) - 1) / 9
-
-
-def share(right):
-    return right.float().mean().item()
+def score_class(n, last, outputs, target):
+    """The score is that of the last steps, in which there are n classes, equally frequent."""
+    right = (outputs[-last:].argmax(-1) == target[-last:]).float().mean().item()
+    return cross_entropy(outputs.flatten(0, 1), target.flatten()), (n * right - 1) / (n - 1)
 
 
 @dataclass(frozen=True)
@@ -90,8 +83,8 @@ class Task:
 TASKS = {
     "xor": Task((10, 15, 20, 30, 40), 25, partial(delayed_xor, B, T), score_bits),
     "adding": Task((100, 400), 30, adding, score_sums, steps=100, window=100, memory=100),
-    "copy": Task((100,), 150, copying, score_symbols, outputs=9, steps=100, window=120, memory=120),
-    "digits": Task((64,), 10, digits, score_digits, np.inf, 10, H=32, k=30, steps=200, window=64, memory=64),
+    "copy": Task((100,), 150, copying, partial(score_class, 8, 10), outputs=9, steps=100, window=120, memory=120),
+    "digits": Task((64,), 10, digits, partial(score_class, 10, 1), np.inf, 10, H=32, k=30, steps=200, window=64, memory=64),
 }
 
 
