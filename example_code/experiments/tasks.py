@@ -87,7 +87,6 @@ TASKS = {
     "digits": Task((64,), 10, digits, partial(score_class, 10, 1), np.inf, 10, H=32, k=30, steps=200, window=64, memory=64),
 }
 
-
 KINDS, GATED = ("RNN", "GRU", "LSTM"), ("GRU", "LSTM")
 SPREAD = 0.5
 

@@ -98,12 +98,11 @@ def derivatives(network, inputs):
 
 def summary(rows):
     """Lines of a Markdown table, one a network and stage."""
-    names = ("memory", "bit_0", f"bit_{2 * DELAY}", f"xor_{DELAY}", "gain", "gradient")
-    lines = [
-        [r["network"], r["flossing"], r["seed"], r["stage"], *(f"{r[name]:.2g}" for name in names),
-         "-" if r["accuracy"] is None else f"{100 * r['accuracy']:.1f}"] for r in rows
-    ]  # fmt: skip
-    return markdown(["network", "flossing", "seed", "stage", *names, "accuracy (%)"], lines)
+    texts = ("network", "flossing", "seed", "stage")
+    numbers = ("memory", "bit_0", f"bit_{2 * DELAY}", f"xor_{DELAY}", "gain", "gradient")
+    accuracies = ["-" if r["accuracy"] is None else f"{100 * r['accuracy']:.1f}" for r in rows]
+    lines = [[*(r[i] for i in texts), *(f"{r[i]:.2g}" for i in numbers), a] for r, a in zip(rows, accuracies)]
+    return markdown([*texts, *numbers, "accuracy (%)"], lines)
 
 
 def draw(records, rows):
