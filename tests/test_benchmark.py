@@ -74,7 +74,7 @@ def test_the_table_has_medians_distances_of_quartiles_and_ratios(monkeypatch, ca
 
 
 def test_main_prints_the_tables_of_all_kinds(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "README_SIZES", SIZES | dict(N=20))
+    monkeypatch.setattr(benchmark.example, "README_CALL", benchmark.example.README_CALL._replace(**SIZES | dict(N=20)))
     rounds = []
     monkeypatch.setattr(benchmark, "measure", lambda functions, n: rounds.append(n) or {key: np.ones(3) for key in functions})
     benchmark.main([])

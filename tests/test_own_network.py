@@ -20,8 +20,8 @@ RNG = lambda: torch.Generator().manual_seed(1)  # noqa: E731
 
 
 def test_the_xor_task_scores_the_steps_from_twice_the_delay_on():
-    bits, target, scored = tasks.xor(30, RNG())
-    assert bits.shape == (300, 16, 1) and scored == 240 and target.shape == (240, 16, 1)
+    bits, target = TASKS["xor"].batch(30, RNG())
+    assert bits.shape == (300, 16, 1) and target.shape == (240, 16, 1)
     assert torch.equal(target, (bits[30:-30] != bits[:-60]).float())
     assert tasks.score_bits(10 * (target - 0.5), target)[1] == 1
     assert tasks.score_bits(torch.ones_like(target), target)[1] == pytest.approx(2 * target.mean().item() - 1)
@@ -29,8 +29,8 @@ def test_the_xor_task_scores_the_steps_from_twice_the_delay_on():
 
 
 def test_the_adding_problem():
-    inputs, target, scored = tasks.adding(100, RNG())
-    assert inputs.shape == (100, 32, 2) and scored == 1
+    inputs, target = tasks.adding(100, RNG())
+    assert inputs.shape == (100, 32, 2) and target.shape == (1, 32, 1)
     numbers, marks = inputs.unbind(-1)
     assert (marks[:50].sum(0) == 1).all() and (marks[50:].sum(0) == 1).all() and set(marks.flatten().tolist()) == {0, 1}
     assert torch.equal(target[0, :, 0], numbers[marks.bool()].new_tensor([n[m.bool()].sum() for n, m in zip(numbers.T, marks.T)]))
@@ -40,14 +40,14 @@ def test_the_adding_problem():
 
 
 def test_copy_memory():
-    inputs, target, scored = tasks.copying(100, RNG())
-    assert inputs.shape == (120, 32, 10) and scored == 120 and (inputs.sum(-1) == 1).all()
+    inputs, target = tasks.copying(100, RNG())
+    assert inputs.shape == (120, 32, 10) and target.shape == (120, 32) and (inputs.sum(-1) == 1).all()
     shown = inputs.argmax(-1)
     assert (shown[:10] < 8).all() and (shown[109] == 9).all() and (shown[10:109] == 8).all() and (shown[110:] == 8).all()
     assert torch.equal(target[-10:], shown[:10]) and (target[:-10] == 8).all()
     perfect = 9.0 * torch.nn.functional.one_hot(target, 9)
-    assert tasks.score_symbols(perfect, target)[1] == 1
-    assert tasks.score_symbols(torch.zeros(120, 32, 9).index_fill(2, torch.tensor(3), 1), target)[1] == pytest.approx(
+    assert TASKS["copy"].score(perfect, target)[1] == 1
+    assert TASKS["copy"].score(torch.zeros(120, 32, 9).index_fill(2, torch.tensor(3), 1), target)[1] == pytest.approx(
         (8 * (target[-10:] == 3).float().mean().item() - 1) / 7
     )
 
@@ -55,13 +55,13 @@ def test_copy_memory():
 def test_permuted_digits(monkeypatch):
     images, labels = torch.rand(1500, 64), torch.arange(1500) % 10
     monkeypatch.setattr(tasks, "all_digits", lambda: (images, labels))
-    inputs, target, scored = tasks.digits(64, RNG())
-    assert inputs.shape == (64, 32, 1) and target.shape == (1, 32) and scored == 1
+    inputs, target = tasks.digits(64, RNG())
+    assert inputs.shape == (64, 32, 1) and target.shape == (1, 32)
     row = [torch.equal(image, inputs[:, 0, 0]) for image in images].index(True)
     assert row < 1400 and target[0, 0] == labels[row]
-    inputs, target, _ = tasks.digits(64, None)
+    inputs, target = tasks.digits(64, None)
     assert torch.equal(inputs[:, :, 0].T, images[1400:]) and torch.equal(target[0], labels[1400:])
-    assert tasks.score_digits(torch.nn.functional.one_hot(target).float(), target)[1] == pytest.approx(1)
+    assert TASKS["digits"].score(torch.nn.functional.one_hot(target).float(), target)[1] == pytest.approx(1)
 
 
 def test_the_digits_of_scikit_learn():

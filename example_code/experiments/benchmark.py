@@ -22,69 +22,58 @@ from pathlib import Path
 
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # read by the imports
 import numpy as np  # noqa: E402
+import torch  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import markdown  # noqa: E402
 import gradient_flossing_example as example  # noqa: E402
+from example_code.experiments.experiment import markdown  # noqa: E402
+from extras.flossing import _orthonormal_system, lyapunov_exponents  # noqa: E402
 
-README_SIZES = dict(N=80, T=300, B=16, Tp=55, nLE=75)  # of the README call
-SIZES = {  # what differs from them
+SIZES = {  # what differs from the README call
     "training": [{}, dict(N=160), dict(N=320), dict(N=640), dict(T=1200), dict(B=128)],
     "flossing": [{}, dict(nLE=16), dict(N=160), dict(N=320, nLE=320), dict(Tp=440)],
 }
 NETWORK_SIZES = [(80, 75, 55, 1), (80, 75, 55, 16), (256, 32, 200, 1), (256, 32, 200, 16)]  # H, k, T, B
-FIRST_SCORED = example.first_loss_index(delay=10, task=-1)
 SEED = 1
 
 
-def step(kind, engine, N, T, B, Tp, nLE):
+def step(kind, engine, **sizes):
     """Function without arguments that takes one gradient of random float32 arrays."""
-    rng, engine = np.random.default_rng(SEED), {"ours": "adjoint", "torch": "autograd"}[engine]
-    ps = example.train_rnn_flossing(*example.README_CALL._replace(N=N, T=T, B=B, nLE=nLE, E=0), progress=False).initial
+    p, rng = example.README_CALL._replace(E=0, **sizes), np.random.default_rng(SEED)
+    ps = example.train_rnn_flossing(*p, progress=False).initial
+    engine = {"ours": "adjoint", "torch": "autograd"}[engine]
     if kind == "training":
-        s, target = rng.integers(0, 2, (2, T, 1, B)).astype(np.float32)
-        gradient = example.training_engine(engine, N, T, B, FIRST_SCORED)
+        s, target = rng.integers(0, 2, (2, p.T, 1, p.B)).astype(np.float32)
+        gradient = example.training_engine(engine, p.N, p.T, p.B, example.first_loss_index(p.delay, p.task))
         return lambda: gradient(s, target, ps)
-    s, flossed = rng.integers(0, 2, (Tp, 1, 1)).astype(np.float32), {name: ps[name] for name in ("ws", "J", "b")}
-    gradient = example.flossing_engine(engine, N, Tp, nLE, SEED, np.float32(0))
+    s, flossed = rng.integers(0, 2, (p.Tp, 1, 1)).astype(np.float32), {name: ps[name] for name in ("ws", "J", "b")}
+    gradient = example.flossing_engine(engine, p.N, p.Tp, p.nLE, SEED, np.float32(0))
     return lambda: gradient(s, flossed, ps["xInit"])
 
 
 def network_step(network, engine, dtype, H, k, T, B):
-    """Function without arguments: the gradient of the squared exponents of B trials of random bits."""
-    import torch
-
-    from extras.flossing import _orthonormal_system, lyapunov_exponents
-
+    """Function without arguments: the gradient of the squared exponents of B trials of random bits. It returns these."""
     dtype = getattr(torch, dtype)
     torch.manual_seed(SEED)
     bits, cell = torch.randint(2, (T, B, 1)).to(dtype), getattr(torch.nn, f"{network}Cell")(1, H, dtype=dtype)
     n = 2 * H if network == "LSTM" else H
 
-    def jvp(x, state, V):
-        """Forward differentiation of torch's cell."""
-        step = lambda s: torch.cat(cell(x, s.split(H, 1)), 1) if network == "LSTM" else cell(x, s)  # noqa: E731
-        return torch.func.vmap(lambda v: torch.func.jvp(step, (state,), (v,)), 1, (None, 1))(V)
-
-    def plain(x, h, V):
-        """The tangents of an nn.RNN in one line."""
-        h = torch.tanh(x @ cell.weight_ih.T + cell.bias_ih + h @ cell.weight_hh.T + cell.bias_hh)
-        return h, (V @ cell.weight_hh.T) * (1 - h * h)[:, None]
-
-    def by_hand(step):
+    def by_hand():
         V = _orthonormal_system(n, k, seed=0).to(dtype).T.expand(B, k, n)
         state, log_R = torch.zeros(B, n, dtype=dtype), 0
         for x in bits:
-            state, V = step(x, state, V)
+            if engine == "plain":
+                state = cell(x, state)
+                V = (V @ cell.weight_hh.T) * (1 - state * state)[:, None]
+            else:
+                new = lambda s: torch.cat(cell(x, s.split(H, 1)), 1) if network == "LSTM" else cell(x, s)  # noqa: E731
+                state, V = torch.func.vmap(lambda v: torch.func.jvp(new, (state,), (v,)), 1, (None, 1))(V)
             Q, R = torch.linalg.qr(V.mT)
             V, log_R = Q.mT, log_R + R.diagonal(dim1=-2, dim2=-1).abs().log()
         return log_R / T
 
     def gradient():
-        if engine == "ours":
-            exponents = lyapunov_exponents(cell, bits, k, dtype=dtype)
-        else:
-            exponents = by_hand(jvp if engine == "jvp" else plain)
+        exponents = lyapunov_exponents(cell, bits, k, dtype=dtype) if engine == "ours" else by_hand()
         exponents.square().mean().backward()
         return exponents
 
@@ -105,7 +94,7 @@ def measure(functions, rounds):
 
 def report(kind, sizes, rounds):
     """Print a table of our times and torch's: medians, distances of the quartiles, ratios."""
-    steps = {(i, e): step(kind, e, **README_SIZES | size) for i, size in enumerate(sizes) for e in ("ours", "torch")}
+    steps = {(i, e): step(kind, e, **size) for i, size in enumerate(sizes) for e in ("ours", "torch")}
     ms = {key: 1e3 * np.quantile(times, [0.5, 0.25, 0.75]) for key, times in measure(steps, rounds).items()}
     rows = []
     for i, size in enumerate(sizes):

@@ -145,14 +145,6 @@ def by(rows, *names):
     return groups
 
 
-def by(rows, *names):
-    """{values of these columns: rows}, in the order of the rows."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return groups
-
-
 def draw_seeds(ax, x, curves, label, color, marker=None):
     """Thin lines for the seeds, and a thick one for their median."""
     for curve in curves:
@@ -163,17 +155,15 @@ def draw_seeds(ax, x, curves, label, color, marker=None):
 def draw_outcomes(rows, groups, x, **axis):
     """Figure of final accuracy, epochs and time to learn against x(row). groups: (rows, label, colour, marker)."""
     never = 1.7 * max(r["epochs"] for r in rows)  # where a run that does not learn is drawn
-    panels = {
-        "final accuracy (%)": lambda r: 100 * r["final_accuracy"],
-        "epochs to learn": lambda r: r["epoch_learned"] or never,
-        "time to learn (epochs)": lambda r: r["time_learned"] or never,
-    }
-    count = 3 if "time_learned" in rows[0] else 2
-    with new_figure(3 * count) as figure:
-        axes = figure.subplots(count, 1, sharex=True)
-        for (ax, (name, value)), (mine, *style) in product(zip(axes, panels.items()), groups):
-            at, found = sorted(set(map(x, mine))), {(r["seed"], x(r)): value(r) for r in mine}
-            draw_seeds(ax, at, [[found.get((seed, i), np.nan) for i in at] for (seed,) in by(mine, "seed")], *style)
+    names = dict(final_accuracy="final accuracy (%)", epoch_learned="epochs to learn", time_learned="time to learn (epochs)")
+    names = {column: name for column, name in names.items() if column in rows[0]}
+    with new_figure(3 * len(names)) as figure:
+        axes = figure.subplots(len(names), 1, sharex=True)
+        for (ax, (column, name)), (mine, *style) in product(zip(axes, names.items()), groups):
+            found = {(r["seed"], x(r)): never if r[column] is None else r[column] for r in mine}
+            at = sorted(set(map(x, mine)))
+            curves = [[found.get((seed, i), np.nan) for i in at] for (seed,) in by(mine, "seed")]
+            draw_seeds(ax, at, np.multiply(curves, 100 if ax is axes[0] else 1), *style)
             ax.set_ylabel(name)
         axes[0].axhline(50, color=GREY, linestyle=":", linewidth=1)
         for ax in axes[1:]:

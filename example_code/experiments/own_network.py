@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, Job, markdown  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, by, markdown  # noqa: E402
 from example_code.experiments.tasks import CONDITIONS, KINDS, TASKS, start  # noqa: E402
 from extras.figures import COLOURS, new_figure  # noqa: E402
 from extras.files import load_arrays, save_arrays  # noqa: E402
@@ -59,8 +59,7 @@ def load(path):
 
 def floss_and_train(name, kind, condition, seed, seconds, **_):
     """The Trainings of one network: flossed once, copies of it trained at one size after the other."""
-    parameters = dict(task=name, kind=kind, condition=condition, seed=seed, seconds=seconds)
-    task, how, rows = TASKS[name], CONDITIONS[condition], []
+    same, task, how = dict(task=name, network=kind, condition=condition, seed=seed), TASKS[name], CONDITIONS[condition]
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     draw = lambda: task.batch(task.sizes[0], generator)[0][: task.window, :1]  # noqa: E731
@@ -72,14 +71,13 @@ def floss_and_train(name, kind, condition, seed, seconds, **_):
         history = floss(network, draw, task.k, steps=steps, discard=16, spread=how.spread)
         loss = float(f"{(history.exponents[-20:] ** 2).mean():.2g}")
     flossing_seconds = time.process_time() - started
+    flossing, rows = dict(flossing_steps=steps, flossing_loss=loss, flossing_seconds=round(flossing_seconds, 1)), []
     for size in task.sizes:
         row = train(copy.deepcopy(network), task, how, size, seed, seconds - flossing_seconds)
-        what = {"task": name, "size": size, "network": kind, "condition": condition, "seed": seed}
-        flossing = {"flossing_steps": steps, "flossing_loss": loss, "flossing_seconds": round(flossing_seconds, 1)}
-        rows.append(what | flossing | row)
+        rows.append(dict(task=name, size=size) | same | flossing | row)
         if row["epoch_learned"] is None:
             break
-    return Trainings(parameters, rows)
+    return Trainings(same | dict(seconds=seconds), rows)
 
 
 def train(network, task, how, size, seed, seconds):
@@ -92,9 +90,10 @@ def train(network, task, how, size, seed, seconds):
     readout, best, learned, scores = nn.Linear(task.H, task.outputs), -np.inf, None, []
     parameters = [*network.parameters(), *readout.parameters()]
     optimizer = torch.optim.Adam(parameters, lr=1e-3)
+    judge = lambda inputs, target: task.score(readout(network(inputs)[0][-len(target) :]), target)  # noqa: E731
     while learned is None and time.process_time() - started < seconds:
-        inputs, target, scored = task.batch(size, generator)
-        loss, score = task.score(readout(network(inputs)[0][-scored:]), target)
+        inputs, target = task.batch(size, generator)
+        loss, score = judge(inputs, target)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -107,8 +106,7 @@ def train(network, task, how, size, seed, seconds):
             learned = len(scores) if best > task.learned else None
     taken = round(time.process_time() - started, 1)
     if task is TASKS["digits"]:
-        inputs, target, scored = task.batch(size, None)
-        best = 0.1 + 0.9 * task.score(readout(network(inputs)[0][-scored:]), target)[1]
+        best = 0.1 + 0.9 * judge(*task.batch(size, None))[1]
     return {"epochs": len(scores), "epoch_learned": learned, "score": round(best, 3), "training_seconds": taken}
 
 
@@ -127,33 +125,24 @@ def add_flossing_gradient(network, inputs, score):
             p.grad += g * (weight / max(norm, weight))
 
 
-def by(rows, *names):
-    """{values of these columns: rows}, in the order of the rows."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
-    return groups
-
-
 def summary(rows):
     """Lines of a Markdown table a task: for each network and condition one number a seed."""
     lines = []
     for (task,), mine in by(rows, "task").items():
-        what = "test accuracy" if task == "digits" else "epochs to learn {}; longest".format(TASKS[task].sizes[0])
-        table = [
-            [f"nn.{kind}", condition, result(task, list(by(group, "seed").values()))]
-            for (kind, condition), group in by(mine, "network", "condition").items()
-        ]
-        lines += [*markdown(["network", "condition", f"{task}: {what}"], table), ""]
+        what = "test accuracy" if task == "digits" else f"epochs to learn {TASKS[task].sizes[0]}; longest"
+        cells = [(f"nn.{kind}", how, result(group)) for (kind, how), group in by(mine, "network", "condition").items()]
+        lines += [*markdown(["network", "condition", f"{task}: {what}"], cells), ""]
     return lines
 
 
-def result(task, seeds):
+def result(rows):
     """What came of each seed, whose rows are one for each size, all learned but perhaps the last."""
-    if task == "digits":
-        return ", ".join(f"{rows[0]['score']:.3f}" for rows in seeds)
-    longest = [max((row["size"] for row in rows if row["epoch_learned"]), default="-") for rows in seeds]
-    return ", ".join(str(rows[0]["epoch_learned"] or "-") for rows in seeds) + "; " + ", ".join(map(str, longest))
+    seeds = by(rows, "seed").values()
+    if rows[0]["task"] == "digits":
+        return ", ".join(f"{first['score']:.3f}" for first, *_ in seeds)
+    epochs = [str(first["epoch_learned"] or "-") for first, *_ in seeds]
+    longest = [max((row["size"] for row in mine if row["epoch_learned"]), default="-") for mine in seeds]
+    return f"{', '.join(epochs)}; {', '.join(map(str, longest))}"
 
 
 def draw(records, rows):
@@ -162,14 +151,14 @@ def draw(records, rows):
     with new_figure(1.2 + 0.2 * len(lines)) as figure:
         axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
         for ax, ((task,), of_task) in zip(axes, tasks.items()):
-            for ((size,), mine), colour in zip(by(of_task, "size").items(), COLOURS):
-                for row in mine:
-                    x = row["score"] if task == "digits" else row["flossing_seconds"] + row["training_seconds"]
-                    marker = "o" if row["epoch_learned"] or task == "digits" else "x"
-                    ax.plot(x, lines.index((row["network"], row["condition"])), marker, color=colour, fillstyle="none", ms=4)
+            accuracy, colours = task == "digits", dict(zip(by(of_task, "size"), COLOURS))
+            for row in sorted(of_task, key=lambda r: r["size"]):
+                x = row["score"] if accuracy else row["flossing_seconds"] + row["training_seconds"]
+                style = dict(marker="o" if row["epoch_learned"] or accuracy else "x", color=colours[row["size"],])
+                ax.plot(x, lines.index((row["network"], row["condition"])), fillstyle="none", ms=4, **style)
+            for (size,), colour in colours.items():
                 ax.plot([], [], "o", color=colour, label=size)
-            ax.set_title(task)
-            ax.set_xlabel("test accuracy" if task == "digits" else "seconds")
+            ax.set(title=task, xlabel="test accuracy" if accuracy else "seconds")
             ax.locator_params(axis="x", nbins=3)
             ax.legend(fontsize=7, loc="upper left")
         ax.set_yticks(range(len(lines)), [f"{kind}: {condition}" for kind, condition in lines], fontsize=7)

@@ -1,12 +1,12 @@
 """The tasks and conditions of own_network.py. Delayed XOR, the adding problem, copy memory, and permuted digits.
 
-Each task has a function (size, generator) -> inputs (T, B, I), target (scored steps, B, ...) and the number of last steps that
-are scored; and one (outputs at these steps, target) -> loss and score, which is 0 at chance and 1 at the best.
+Each task has a function (size, generator) -> inputs (T, B, I), target (steps, B, ...) of the last steps, which are scored;
+and one (outputs at these steps, target) -> loss and score, which is 0 at chance and 1 at the best.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -17,16 +17,9 @@ from example_code.floss_your_own_network import B, T, delayed_xor
 from extras.flossing import open_gates
 from extras.record import LEARNED
 
-# ------------------------------------------------------------------ tasks
-
-
-def xor(delay, generator):
-    bits, target = delayed_xor(B, T, delay, generator)
-    return bits, target, len(target)
-
 
 def score_bits(outputs, target):
-    return binary_cross_entropy_with_logits(outputs, target), 2 * share((outputs > 0) == target.bool()) - 1
+    return binary_cross_entropy_with_logits(outputs, target), 2 * ((outputs > 0) == target.bool()).float().mean().item() - 1
 
 
 def adding(steps, generator, trials=32):
@@ -34,7 +27,7 @@ def adding(steps, generator, trials=32):
     inputs = torch.stack([torch.rand(steps, trials, generator=generator), torch.zeros(steps, trials)], -1)
     for first in (0, steps // 2):
         inputs[first + torch.randint(steps // 2, (trials,), generator=generator), torch.arange(trials), 1] = 1
-    return inputs, inputs.prod(-1).sum(0)[None, :, None], 1
+    return inputs, inputs.prod(-1).sum(0)[None, :, None]
 
 
 def score_sums(outputs, target):
@@ -47,19 +40,14 @@ def copying(steps, generator, trials=32):
     symbols = torch.randint(8, (10, trials), generator=generator)
     shown = torch.cat([symbols, torch.full((steps + 10, trials), 8)])
     shown[steps + 9] = 9
-    return one_hot(shown, 10).float(), torch.cat([torch.full((steps + 10, trials), 8), symbols]), steps + 20
-
-
-def score_symbols(outputs, target):
-    right = outputs[-10:].argmax(-1) == target[-10:]
-    return cross_entropy(outputs.flatten(0, 1), target.flatten()), (8 * share(right) - 1) / 7
+    return one_hot(shown, 10).float(), torch.cat([torch.full((steps + 10, trials), 8), symbols])
 
 
 def digits(_, generator, trials=32):
     """Digits of 8 x 8 pixels, one pixel a step, in an order that was drawn once; without a generator those of the test."""
     images, labels = all_digits()
     chosen = slice(1400, None) if generator is None else torch.randint(1400, (trials,), generator=generator)
-    return images[chosen].T[..., None], labels[chosen][None], 1
+    return images[chosen].T[..., None], labels[chosen][None]
 
 
 @cache
@@ -71,20 +59,18 @@ def all_digits():
     return torch.tensor(images[order][:, pixels] / 16, dtype=torch.float32), torch.tensor(labels[order])
 
 
-def score_digits(outputs, target):
-    return cross_entropy(outputs[0], target[0]), (10 * share(outputs[0].argmax(-1) == target[0]) - 1) / 9
-
-
-def share(right):
-    return right.float().mean().item()
+def score_class(n, last, outputs, target):
+    """The score is that of the last steps, in which there are n classes, equally frequent."""
+    right = (outputs[-last:].argmax(-1) == target[-last:]).float().mean().item()
+    return cross_entropy(outputs.flatten(0, 1), target.flatten()), (n * right - 1) / (n - 1)
 
 
 @dataclass(frozen=True)
 class Task:
     sizes: tuple  # delays or time steps, ascending
     seconds: float  # of the processor, for a training and the flossing before it
-    batch: Callable  # size, generator -> inputs (T, B, I), target (scored, B, ...), number of last steps that are scored
-    score: Callable  # outputs at the scored steps, target -> loss, and a score that is 0 at chance and 1 at the best
+    batch: Callable
+    score: Callable
     learned: float = 2 * LEARNED - 1  # score, mean over WINDOW epochs
     outputs: int = 1
     H: int = 80
@@ -95,15 +81,11 @@ class Task:
 
 
 TASKS = {
-    "xor": Task((10, 15, 20, 30, 40), 25, xor, score_bits),
+    "xor": Task((10, 15, 20, 30, 40), 25, partial(delayed_xor, B, T), score_bits),
     "adding": Task((100, 400), 30, adding, score_sums, steps=100, window=100, memory=100),
-    "copy": Task((100,), 150, copying, score_symbols, outputs=9, steps=100, window=120, memory=120),
-    "digits": Task((64,), 10, digits, score_digits, np.inf, 10, H=32, k=30, steps=200, window=64, memory=64),
+    "copy": Task((100,), 150, copying, partial(score_class, 8, 10), outputs=9, steps=100, window=120, memory=120),
+    "digits": Task((64,), 10, digits, partial(score_class, 10, 1), np.inf, 10, H=32, k=30, steps=200, window=64, memory=64),
 }
-
-
-# ------------------------------------------------------------------ conditions
-
 
 KINDS, GATED = ("RNN", "GRU", "LSTM"), ("GRU", "LSTM")
 SPREAD = 0.5

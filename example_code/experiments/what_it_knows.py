@@ -8,7 +8,7 @@ input's gain, and the gradient over 2 * delay steps; delayed XOR, delay 10. Writ
 
 import copy
 import sys
-from itertools import product
+from itertools import accumulate, product
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +18,15 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import Experiment, Job, markdown, readme_call  # noqa: E402
 from example_code.experiments.own_network import Trainings, make_rows  # noqa: E402
-from example_code.experiments.tasks import SPREAD  # noqa: E402
+from example_code.experiments.tasks import KINDS, SPREAD, start  # noqa: E402
 from example_code.floss_your_own_network import H, floss_before_training, training  # noqa: E402
 from extras.figures import COLOURS, new_figure  # noqa: E402
-from extras.flossing import open_gates  # noqa: E402
 from extras.memory import gradient_norm, memory, xor_memory  # noqa: E402
 from gradient_flossing_example import train_rnn_flossing  # noqa: E402
 
 DELAY, LAGS, DELAYS = 10, range(41), range(1, 21)
 TRANSIENT, T, B = 100, 600, 4  # steps not looked at, steps looked at, and trials
-NETWORKS, FLOSSING = ("port", "RNN", "GRU", "LSTM"), ("none", "alone", "with spread")  # with spread: gates are opened first
+NETWORKS, FLOSSING = ("port", *KINDS), ("none", "alone", "with spread")  # with spread: gates are opened first
 
 
 def make_jobs(args):
@@ -39,13 +38,13 @@ def make_jobs(args):
 
 def look_at_stages(network, flossing, seed, steps, epochs, **_):
     """One network as drawn, after the flossing steps if there are any, and after the epochs of training: a row for each."""
-    parameters = dict(network=network, flossing=flossing, seed=seed, steps=steps, epochs=epochs)
-    stages = port_stages if network == "port" else torch_stages
-    same, rows = {"network": network, "flossing": flossing, "seed": seed}, []
-    for stage, net, accuracy in stages(network, flossing, seed, 0 if flossing == "none" else steps, epochs):
-        if (stage, flossing) != ("flossed", "none"):
-            rows.append(same | {"stage": stage, "accuracy": accuracy} | look(net))
-    return Trainings(parameters, rows)
+    same, stages = dict(network=network, flossing=flossing, seed=seed), port_stages if network == "port" else torch_stages
+    rows = [
+        same | dict(stage=stage, accuracy=accuracy) | look(net)
+        for stage, net, accuracy in stages(*same.values(), 0 if flossing == "none" else steps, epochs)
+        if (stage, flossing) != ("flossed", "none")
+    ]
+    return Trainings(same | dict(steps=steps, epochs=epochs), rows)
 
 
 def port_stages(_, flossing, seed, steps, epochs):
@@ -64,7 +63,7 @@ def torch_stages(kind, flossing, seed, steps, epochs):
     network = getattr(nn, kind)(1, H)
     yield "drawn", network, None
     if flossing == "with spread" and kind != "RNN":
-        open_gates(network)
+        start(network, "drawn", "open", None)
     floss_before_training(network, steps, spread=SPREAD if flossing == "with spread" else None)
     yield "flossed", network, None
     accuracies = [accuracy for _, (_, accuracy) in zip(range(epochs), training(network, DELAY, seed))]
@@ -79,7 +78,7 @@ def look(network):
     states, inputs = network(bits)[0][TRANSIENT:].numpy(), bits[TRANSIENT:, :, 0].numpy()
     known, xors = memory(states, inputs, LAGS), xor_memory(states, inputs, DELAYS)
     gains, jacobians = (d[TRANSIENT:] for d in derivatives(network, bits[: 2 * TRANSIENT, 0]))
-    numbers = {"memory": known.sum(), "gain": np.sqrt((gains[:, :H] ** 2).mean()), "gradient": gradient_norm(jacobians, 2 * DELAY)}
+    numbers = dict(memory=known.sum(), gain=np.sqrt((gains[:, :H] ** 2).mean()), gradient=gradient_norm(jacobians, 2 * DELAY))
     numbers |= {f"bit_{lag}": r for lag, r in zip(LAGS, known)} | {f"xor_{delay}": r for delay, r in zip(DELAYS, xors)}
     return {name: float(value) for name, value in numbers.items()}
 
@@ -89,24 +88,21 @@ def derivatives(network, inputs):
     weights, lstm = list(network.parameters()), isinstance(network, nn.LSTM)
     cell = {nn.RNN: torch.rnn_tanh_cell, nn.GRU: torch.gru_cell, nn.LSTM: torch.lstm_cell}[type(network)]
 
-    def step(x, state):
+    def step(state, x):
         new = cell(x[None], [part[None] for part in state.chunk(2)] if lstm else state[None], *weights)
         return torch.cat(new, -1)[0] if lstm else new[0]
 
-    states = [torch.zeros(H * (1 + lstm), dtype=inputs.dtype)]
-    for x in inputs:
-        states.append(step(x, states[-1]))
-    return [d.numpy() for d in torch.func.vmap(torch.func.jacrev(step, argnums=(0, 1)))(inputs, torch.stack(states[:-1]))]
+    *before, _ = accumulate(inputs, step, initial=torch.zeros(H * (1 + lstm), dtype=inputs.dtype))
+    return [d.numpy() for d in torch.func.vmap(torch.func.jacrev(step, argnums=(1, 0)))(torch.stack(before), inputs)]
 
 
 def summary(rows):
     """Lines of a Markdown table, one a network and stage."""
-    names = ("memory", "bit_0", f"bit_{2 * DELAY}", f"xor_{DELAY}", "gain", "gradient")
-    lines = [
-        [r["network"], r["flossing"], r["seed"], r["stage"], *(f"{r[name]:.2g}" for name in names),
-         "-" if r["accuracy"] is None else f"{100 * r['accuracy']:.1f}"] for r in rows
-    ]  # fmt: skip
-    return markdown(["network", "flossing", "seed", "stage", *names, "accuracy (%)"], lines)
+    texts = ("network", "flossing", "seed", "stage")
+    numbers = ("memory", "bit_0", f"bit_{2 * DELAY}", f"xor_{DELAY}", "gain", "gradient")
+    accuracies = ["-" if r["accuracy"] is None else f"{100 * r['accuracy']:.1f}" for r in rows]
+    lines = [[*(r[i] for i in texts), *(f"{r[i]:.2g}" for i in numbers), a] for r, a in zip(rows, accuracies)]
+    return markdown([*texts, *numbers, "accuracy (%)"], lines)
 
 
 def draw(records, rows):
