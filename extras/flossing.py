@@ -10,15 +10,13 @@
 
 Gradient flossing (R. Engelken, "Gradient Flossing: Improving Gradient Descent through Dynamic Control of Jacobians",
 NeurIPS 2023, arXiv 2312.17306) drives the Lyapunov exponents of a network towards zero by gradient descent, so that
-gradients survive many time steps. The state of the system is everything that the network carries on from step to step:
-the hidden states of all layers, and for an LSTM the cell states too. With the Jacobian D_t of one step of that state,
+gradients survive many time steps. With the Jacobian D_t of one step of all that the network carries on from step to step,
 
-    D_t Q_{t-1} = Q_t R_t,    exponent i = mean over steps of log|R_t[i, i]|,
+    D_t Q_{t-1} = Q_t R_t,    exponent i = mean over steps of ln|R_t[i, i]|,
 
-where Q_0 is a random orthonormal system of k columns. Exponents are natural logarithms per step.
-
-The columns of Q are tangents V (B, k, n) here, which go along with the state as if they were k more trials. Several steps
-share a factorisation as long as the condition number of R leaves the digits that the result has. torch differentiates it.
+where Q_0 is a random orthonormal system of k columns. These are tangents V (B, k, n) here, which go along with the state as
+if they were k more trials. Several steps share a factorisation as long as the condition number of R leaves the digits that
+the result has. torch differentiates it.
 """
 
 import math
@@ -28,9 +26,9 @@ from collections import namedtuple
 
 import numpy as np
 import torch
-import torch.utils.checkpoint
 from torch import nn
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 RANK_TOLERANCE = 10  # a column with |R_ii| below 10 n eps max|R_jj| is dependent; rounding alone gave up to 2 n eps
@@ -41,9 +39,6 @@ FlossingHistory = namedtuple("FlossingHistory", "loss exponents")
 FlossingHistory.__doc__ = "loss (steps,) and exponents (steps, k), mean over trials, before each step; float64 arrays."
 
 
-# ------------------------------------------------------------------ what one calls
-
-
 def lyapunov_exponents(network, inputs, k=None, *, state=None, discard=0, qr_every=1, seed=0, dtype=torch.float64):
     """First k Lyapunov exponents of every trial: tensor (B, k), 1/step, differentiable in parameters, inputs and state.
 
@@ -52,7 +47,7 @@ def lyapunov_exponents(network, inputs, k=None, *, state=None, discard=0, qr_eve
         inputs (T, B, I), or their number T if it has no input (it gets None). Of a larger model hand over the recurrent
         part and what it gets: `lyapunov_exponents(model.lstm, model.embedding(tokens))`. Subclasses, hooks, noise (the
         same for all tangents) and surrogate gradients count as they are, by way of the network's own forward pass.
-    k: at most n, the size of the system's state; None: all n.
+    k: default all n, the size of the system's state: h of all layers, and c of an LSTM.
     state: initial state, as the module takes it (default zeros); a callable needs one, a tensor (B, ...) or a tuple of them.
     discard: first steps, in which the orthonormal system turns towards the directions of growth, not averaged.
     qr_every: steps per factorisation, fewer where digits would be lost; with 1, as many as lose none.
@@ -81,26 +76,26 @@ def flossing_loss(network, inputs, k, *, target=0.0, spread=None, **options):
 
 def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callback=None, parameters=None, optimizer=None,
           **options):  # fmt: skip
-    """Drive the first k Lyapunov exponents of the network towards target; its parameters change in place.
+    """Descend on flossing_loss, whose target, spread and options these are; the network's parameters change in place.
 
     inputs: as lyapunov_exponents takes them, or a function without arguments that returns those of the next step.
     callback: function (step, loss, exponents (k,)), called after each step; flossing ends if it returns True.
     parameters: what changes, as torch's optimisers take it, or a single tensor; default: all of the network that require
         a gradient. optimizer: a torch optimiser that has them, instead of Adam with the step size lr.
-    target, spread, options: as for flossing_loss.
 
     Returns the FlossingHistory of the steps done. If Ctrl-C or an error ends it, the network is left as it was at the last
     entry of that history, which Ctrl-C returns and the error, which names the step, has as .history. RuntimeWarning at the
     end if the outputs of the last step hardly followed its inputs: exponents near 0 are then those of a blind network.
     """
+    _check_integer("k", k, 1)
     _check_integer("steps", steps, 0)
-    optimizer = _optimizer(network, parameters, optimizer, lr)
-    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    optimizer, parameters = _optimizer(network, parameters, optimizer, lr)
     gradients_of_user, good = [p.grad for p in parameters], [p.detach().clone() for p in parameters]
-    losses, spectra, change = [], [], []
+    losses, spectra, outputs, seen = [], [], None, None
 
     def evaluate():
-        loss, exponents, outputs = _loss(network, batch, k, target, spread, options)
+        nonlocal good, outputs, seen
+        loss, exponents, *ends = _loss(network, batch, k, target, spread, options)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if loss.requires_grad else [None]
         if all(g is None for g in gradients):
             raise ValueError("parameters must contain at least one that the exponents depend on")
@@ -109,14 +104,13 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
         for p, g in zip(parameters, gradients):
             p.grad = g
         if len(losses) < step:  # LBFGS evaluates several times in a step
-            good[:] = [p.detach().clone() for p in parameters]
+            good, outputs, seen = [p.detach().clone() for p in parameters], ends[0].detach(), ends[1]
             losses.append(loss.item())
             spectra.append(exponents.detach().mean(0).double().cpu().numpy())
-            change[:] = [_change(outputs, 0)]
         return loss
 
     def history():
-        return FlossingHistory(np.array(losses), np.array(spectra).reshape(len(losses), k))
+        return FlossingHistory(np.array(losses), np.reshape(spectra, (-1, k)))
 
     try:
         for step in range(1, steps + 1):
@@ -138,12 +132,10 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
     finally:
         for p, g in zip(parameters, gradients_of_user):
             p.grad = g
-    if losses and isinstance(batch, torch.Tensor):
-        time = int(getattr(_unwrapped(network), "batch_first", False) and batch.dim() == 3)
-        if change[0] < BLIND * _change(batch, time):  # never for inputs that do not change
-            warnings.warn(f"the network has gone blind: a step changes its outputs by {change[0]:.1g} of their size only. "
-                          "Floss it from its initial weights again, with open_gates(network) before if it has gates, and "
-                          "with spread=0.5", RuntimeWarning, stacklevel=2)  # fmt: skip
+    if isinstance(seen, torch.Tensor) and _change(outputs) < BLIND * _change(seen):  # never for inputs that do not change
+        warnings.warn(f"the network has gone blind: a step changes its outputs by {_change(outputs):.1g} of their size only. "
+                      "Floss it from its initial weights again, with open_gates(network) before if it has gates, and with "
+                      "spread=0.5", RuntimeWarning, stacklevel=2)  # fmt: skip
     return history()
 
 
@@ -163,43 +155,40 @@ def open_gates(network, bias=3.0):
 
 
 def _loss(network, inputs, k, target, spread, options):
-    """flossing_loss, the exponents, and the outputs of the units."""
-    _check_integer("k", k, 1)
-    exponents, outputs = _simulate(network, inputs, k, **options)
+    """flossing_loss, and what _simulate returns."""
+    exponents, outputs, inputs = _simulate(network, inputs, k, **options)
     target = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
-    if target.shape not in ((), (k,)):
-        raise ValueError(f"target must be a number or {k} of them, got shape {tuple(target.shape)}")
+    if target.shape not in ((), exponents.shape[1:]):
+        raise ValueError(f"target must be a number or {exponents.shape[1]} of them, got shape {tuple(target.shape)}")
     loss = ((exponents - target) ** 2).mean()
     if spread is not None:
         loss = loss + ((outputs.std(0, correction=0) - spread) ** 2).mean().to(loss.dtype)
-    return loss, exponents, outputs
+    return loss, exponents, outputs, inputs
 
 
-def _change(x, time):
-    """Change of x from one time step to the next, by its size (root mean squares); NaN of a single step."""
+def _change(x):
+    """Change of x (T, ...) from one time step to the next, by its size (root mean squares); NaN of a single step."""
     x = x.detach().float()
-    return float((x.diff(dim=time).square().mean() / x.square().mean()).sqrt())
+    return float((x.diff(dim=0).square().mean() / x.square().mean()).sqrt())
 
 
 def _optimizer(network, parameters, optimizer, lr):
+    """The optimiser, and those of its parameters that can change."""
     if optimizer is None:
         parameters = network.parameters() if parameters is None and isinstance(network, nn.Module) else parameters
         parameters = [parameters] if isinstance(parameters, torch.Tensor) else list(parameters or [])
         optimizer = torch.optim.Adam(parameters, lr=lr) if parameters else None
     elif parameters is not None:
         raise ValueError("parameters must be None if an optimizer is given: it has its own")
-    groups = optimizer.param_groups if optimizer else []
-    if not any(p.requires_grad for group in groups for p in group["params"]):
+    parameters = [p for group in (optimizer.param_groups if optimizer else []) for p in group["params"] if p.requires_grad]
+    if not parameters:
         raise ValueError("parameters must contain at least one tensor that requires a gradient, got none (a network that is "
                          "no nn.Module needs them given)")  # fmt: skip
-    return optimizer
-
-
-# ------------------------------------------------------------------ the algorithm
+    return optimizer, parameters
 
 
 def _simulate(network, inputs, k, state=None, discard=0, qr_every=1, seed=0, dtype=torch.float64):
-    """Exponents (B, k), and the units' outputs at the averaged steps, (T - discard, B, units)."""
+    """Exponents (B, k), the units' outputs at the averaged steps, (T - discard, B, units), and all inputs, time first."""
     if dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
     network = _unwrapped(network)
@@ -211,18 +200,18 @@ def _simulate(network, inputs, k, state=None, discard=0, qr_every=1, seed=0, dty
         _check_integer("qr_every", qr_every, 1)
         _check_integer("seed", seed, 0)
         Q = _orthonormal_system(system.n, k, seed).to(system.state)
-        return _exponents(system, Q.mT.expand(len(system.state), -1, -1), discard, qr_every)
+        return *_exponents(system, Q.mT.expand(len(system.state), -1, -1), discard, qr_every), system.inputs
 
 
 def _exponents(system, V, discard, qr_every):
-    """The QR iteration. V (B, k, n): the initial orthonormal system, as rows; returns what _simulate does."""
+    """The QR iteration. V (B, k, n): the initial orthonormal system, as rows; returns exponents and outputs."""
     T, k, eps = system.T, V.shape[1], torch.finfo(V.dtype).eps
     limit = max(10 * torch.finfo(system.dtype).eps / eps, 4000)  # of a condition number
     longest = T if qr_every == 1 else qr_every
     length, t, state, states, log_R = min(FIRST_LENGTH, longest), 0, system.state, [], torch.zeros_like(V[..., 0])
     advance = system.advance
     if torch.is_grad_enabled() and T * V.numel() * V.element_size() > RECOMPUTE_BYTES:
-        advance = lambda *args: torch.utils.checkpoint.checkpoint(system.advance, *args, use_reentrant=False)  # noqa: E731
+        advance = lambda *args: checkpoint(system.advance, *args, use_reentrant=False)  # noqa: E731
     while t < T and V.shape[1]:
         steps = (discard if t < discard else T) - t
         m = math.ceil(steps / math.ceil(steps / length))  # as few and as equal segments as possible
@@ -247,15 +236,15 @@ def _exponents(system, V, discard, qr_every):
 
 @torch.no_grad()
 def _judge(states, R, eps):
-    """Are states finite, is R (B, k, k), how many of its columns are independent in every trial, and its condition number.
+    """Are states finite, is R (B, k, k), how many columns are independent in all trials, and R's largest condition number.
 
-    The condition number is the largest of the trials, in the Frobenius norm. One transfer from the device for all four.
+    That is in the Frobenius norm. One transfer from the device for all four.
     """
     diagonal = R.diagonal(dim1=-2, dim2=-1).abs()
     independent = diagonal > RANK_TOLERANCE * R.shape[-1] * eps * diagonal.amax(-1, keepdim=True)
+    existing = independent.cumprod(-1).sum(-1).min()
     inverse = torch.linalg.solve_triangular(R, torch.eye(R.shape[-1], dtype=R.dtype, device=R.device), upper=True)
     condition = (torch.linalg.matrix_norm(R) * torch.linalg.matrix_norm(inverse)).max().nan_to_num(math.inf, math.inf)
-    existing = independent.cumprod(-1).sum(-1).min()
     return torch.stack([v.to(R.dtype) for v in (states.isfinite().all(), R.isfinite().all(), existing, condition)]).tolist()
 
 
@@ -271,29 +260,13 @@ def _orthonormal_system(n, k, seed):
     return torch.linalg.qr(torch.as_tensor(columns, device="cpu").T)[0]
 
 
-# ------------------------------------------------------------------ torch's own layers in closed form
-
-# A tangent of a layer, with gates g and their weights W_g of the hidden state h and U_g of the input x, moves as
-#     sum_g a_g * (W_g dh) + sum_g e_g * (U_g dx),    and by terms of the old dh or dc,
-# where dx is dh of the layer below. The vectors a_g, e_g, and those of the other terms are computed for all steps at once.
-
-
 def _sech_squared(x):
     """sech(x)^2, also where 1 - tanh(x)^2 cancels."""
     return 4 * torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)
 
 
-def _tanh_vectors(x, h, old):
-    """x, h: what every gate gets from the input and the hidden state, G of (T, B, H); old: parts of the state, (T, B, H).
-
-    Returns the vectors a and e, grouped by the sums in which they stand, and those of the other terms.
-    """
-    a = [[_sech_squared(x[0] + h[0])]]
-    return a, a, []
-
-
-def _relu_vectors(x, h, old):
-    a = [[(x[0] + h[0] > 0).to(h[0])]]
+def _rnn_vectors(slope, x, h):
+    a = [[slope(x[0] + h[0])]]
     return a, a, []
 
 
@@ -321,34 +294,72 @@ def _lstm_tangents(sums, vectors, old):
     return [torch.addcmul(sums[1], vectors[1], dc), dc]
 
 
-# gates: how many stand in each sum; step: torch's kernel for the trajectory
+# A tangent of a layer, with gates g and their weights W_g of the hidden state h and U_g of the input x, moves as
+#     sum_g a_g * (W_g dh) + sum_g e_g * (U_g dx),    and by terms of the old dh or dc,
+# where dx is dh of the layer below. gates: how many stand in each sum; step: torch's kernel for the trajectory; vectors, of
+# what every gate gets from x and h, (T, B, H) each, and of the old state: a and e, grouped by sums, and those of the terms.
 _Cell = namedtuple("_Cell", "gates step vectors tangents")
 _CELLS = {
-    "tanh": _Cell([1], torch.rnn_tanh_cell, _tanh_vectors, lambda sums, *_: sums),
-    "relu": _Cell([1], torch.rnn_relu_cell, _relu_vectors, lambda sums, *_: sums),
+    "tanh": _Cell([1], torch.rnn_tanh_cell, lambda x, h, _: _rnn_vectors(_sech_squared, x, h), lambda sums, *_: sums),
+    "relu": _Cell([1], torch.rnn_relu_cell, lambda x, h, _: _rnn_vectors(lambda y: (y > 0).to(y), x, h), lambda sums, *_: sums),
     "GRU": _Cell([3], torch.gru_cell, _gru_vectors, lambda sums, z, old: [torch.addcmul(sums[0], z[0], old[0])]),
     "LSTM": _Cell([3, 1], torch.lstm_cell, _lstm_vectors, _lstm_tangents),
 }
 
 
-class _ClosedForm:
+def _gated_sum(a, W, k):
+    """Function (t, V (B, k, J)) -> sum_g a_g * (W_g V), (B, k, H), of m steps: a, m of (B, G, H); W (G H, J)."""
+    B, G, H = a[0].shape
+    if G == 1:
+        return lambda t, V: linear(V, W) * a[t]
+    if 2 * k < H:  # more work for the matrices than for the tangents
+        return lambda t, V: (linear(V, W).unflatten(-1, (G, H)) * a[t][:, None]).sum(-2)
+    a = torch.stack(a).permute(3, 0, 1, 2).flatten(1, 2)  # (H, m B, G)
+    M = torch.bmm(a, W.view(G, H, -1).transpose(0, 1))  # (H, m B, J)
+    M = M.unflatten(1, (-1, B)).permute(1, 2, 3, 0).unbind(0)
+    return lambda t, V: torch.bmm(V, M[t])
+
+
+class _System:
+    """What goes through time: inputs, T of them, and the state, a vector (n,) for each trial; outputs, a part of it."""
+
+    outputs = slice(None)
+
+    def __init__(self, network, inputs, state, dtype):
+        parts = list(state) if isinstance(state, (tuple, list)) else [state]
+        self.inputs, parts, self.batch = (_general if _kind(network) is None else _recurrent)(network, inputs, parts)
+        self.dtype = parts[0].dtype
+        if isinstance(network, nn.Module):
+            self.dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.get_default_dtype())
+            parts = [part.to(dtype) for part in parts]
+            if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
+                self.inputs = self.inputs.to(dtype)
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"network must have Float32 or Float64 parameters, got {self.dtype}")
+        self.tuple = isinstance(state, (tuple, list)) or len(parts) > 1
+        self.state, self.shapes = self.pack(parts), [part.movedim(self.batch, 0).shape for part in parts]
+        self.T, self.n = len(self.inputs), self.state.shape[1]
+
+    def pack(self, parts):
+        return torch.cat([part.movedim(self.batch, 0).flatten(1) for part in parts], 1)
+
+
+class _ClosedForm(_System):
     """nn.RNN, nn.GRU, nn.LSTM or a Cell: the trajectory in advance, in few large operations, then tangents step by step."""
 
     def __init__(self, network, inputs, state, dtype):
-        x, parts, self.batch = _recurrent(network, inputs, state, dtype)
-        self.cell, self.H, self.dtype = _CELLS[_kind(network)], network.hidden_size, _own_dtype(network)
-        self.state = _pack(parts, self.batch)
-        self.T, self.n, self.L = len(x), self.state.shape[1], getattr(network, "num_layers", 1)
+        super().__init__(network, inputs, state, dtype)
+        self.cell, self.H, self.L = _CELLS[_kind(network)], network.hidden_size, getattr(network, "num_layers", 1)
         self.outputs = slice(self.L * self.H)  # h, not c
-        self.layers, self.states = [], [[] for _ in x]
+        x, self.layers, self.states = self.inputs, [], [[] for _ in self.inputs]
         for number in range(self.L):
             suffix = f"_l{number}" if self.batch else ""
-            names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"][: 4 if network.bias else 2]
-            weights = [getattr(network, name + suffix).to(dtype) for name in names] + [None] * (4 - len(names))
+            weights = [getattr(network, name + suffix, None) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+            weights = [w if w is None else w.to(dtype) for w in weights]
             steps = [self.state.split(self.H, -1)[number :: self.L]]
             for x_t in x:
-                new = self.cell.step(x_t, steps[-1] if len(parts) > 1 else steps[-1][0], *weights)
-                steps.append(new if len(parts) > 1 else (new,))
+                old = steps[-1]
+                steps.append(self.cell.step(x_t, old, *weights) if len(old) > 1 else (self.cell.step(x_t, *old, *weights),))
             old = [torch.stack(part) for part in zip(*steps[:-1])]
             self.layers.append(self.coefficients(x, old, *weights, below=number > 0))
             self.states = [[*state, new] for state, new in zip(self.states, steps[1:])]
@@ -356,10 +367,7 @@ class _ClosedForm:
         self.states = [torch.cat([p for part in zip(*layers) for p in part], -1) for layers in self.states]
 
     def coefficients(self, x, old, W_ih, W_hh, b_ih, b_hh, below):
-        """For tangents of one layer: sums over W_hh and, if there is a layer below, over W_ih; then the other vectors.
-
-        Each sum is a pair (vectors of each step, matrix).
-        """
+        """Of a layer: sums over W_hh and, if there is a layer below, W_ih, each (vectors of each step, W); other vectors."""
         x, h = (y.chunk(sum(self.cell.gates), -1) for y in (linear(x, W_ih, b_ih), linear(old[0], W_hh, b_hh)))
         *groups, vectors = self.cell.vectors(x, h, old)
         rows = [G * self.H for G in self.cell.gates]
@@ -383,42 +391,18 @@ class _ClosedForm:
         return self.states[first:last], torch.cat(pieces, -1)
 
 
-def _gated_sum(a, W, k):
-    """Function (t, V (B, k, J)) -> sum_g a_g * (W_g V), (B, k, H), of m steps: a, m of (B, G, H); W (G H, J)."""
-    B, G, H = a[0].shape
-    if G == 1:
-        return lambda t, V: linear(V, W) * a[t]
-    if 2 * k < H:  # more work for the matrices than for the tangents
-        return lambda t, V: (linear(V, W).unflatten(-1, (G, H)) * a[t][:, None]).sum(-2)
-    a = torch.stack(a).permute(3, 0, 1, 2).flatten(1, 2)  # (H, m B, G)
-    M = torch.bmm(a, W.view(G, H, -1).transpose(0, 1))  # (H, m B, J)
-    M = M.unflatten(1, (-1, B)).permute(1, 2, 3, 0).unbind(0)
-    return lambda t, V: torch.bmm(V, M[t])
-
-
-# ------------------------------------------------------------------ everything else that has a step
-
-
-class _Callable:
+class _Callable(_System):
     """Any function (input, state) -> state or (output, state), with a forward pass of its own, differentiated by torch."""
 
     def __init__(self, network, inputs, state, dtype):
-        self.call, self.batch, self.tuple = network, 0, isinstance(state, (tuple, list))
+        super().__init__(network, inputs, state, dtype)
+        self.call, self.forward_mode = network, True
         if isinstance(network, nn.Module):
             tensors = dict(network.named_parameters()) | dict(network.named_buffers())
             tensors = {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
             self.call = lambda *args: torch.func.functional_call(network, tensors, args)
-        if _kind(network) is not None:
-            inputs, parts, self.batch = _recurrent(network, inputs, state, dtype)
-            self.tuple = len(parts) > 1
-            if self.batch:
-                inputs = inputs.unsqueeze(2 if network.batch_first else 1)  # a sequence of one step
-        else:
-            inputs, parts = _general(network, inputs, state if self.tuple else [state], dtype)
-        self.inputs, self.state, self.forward_mode = inputs, _pack(parts, self.batch), True
-        self.shapes = [part.movedim(self.batch, 0).shape for part in parts]
-        self.T, self.n, self.outputs = len(inputs), self.state.shape[1], slice(None)
-        self.dtype = _own_dtype(network) if isinstance(network, nn.Module) else self.state.dtype
+        if self.batch:
+            self.inputs = self.inputs.unsqueeze(2 if network.batch_first else 1)  # a sequence of one step
 
     def advance(self, first, last, state, V):
         states = []
@@ -434,11 +418,11 @@ class _Callable:
         with torch.backends.cudnn.flags(enabled=False):  # its recurrent layers can be differentiated only once
             result = self.call(x, parts if self.tuple else parts[0])
         for new in (result, *result[1:]) if isinstance(result, tuple) and len(result) == 2 else (result,):
-            new = new if self.tuple and isinstance(new, (tuple, list)) else (new,)
-            if [_describe(part) for part in new] == [_describe(part) for part in parts]:
-                return _pack(new, self.batch)
-        raise ValueError(f"network must return a state like the one it got, {', '.join(map(_describe, parts))}, "
-                         f"or a pair (output, state), got {_describe(result)}")  # fmt: skip
+            new = new if self.tuple and isinstance(new, (tuple, list)) else [new]
+            if _describe(*new) == _describe(*parts):
+                return self.pack(new)
+        raise ValueError(f"network must return a state like the one it got, {_describe(*parts)}, or a pair (output, state), "
+                         f"got {_describe(result)}")  # fmt: skip
 
     def tangents(self, step, state, V):
         """Next state (B, n) and tangents (B, k, n), by forward differentiation, or by two backward ones where it fails."""
@@ -461,9 +445,6 @@ class _Callable:
         return (new if differentiable else new.detach()), V.movedim(0, 1)
 
 
-# ------------------------------------------------------------------ networks, and what is refused
-
-
 def _unwrapped(network):
     """What is inside torch.compile, DataParallel and DistributedDataParallel."""
     if isinstance(network, torch.jit.ScriptModule):
@@ -476,74 +457,54 @@ def _unwrapped(network):
 
 def _kind(network):
     """Key of _CELLS for torch's recurrent layers and what inherits from them, None for all else."""
-    for kind in ("RNN", "GRU", "LSTM"):
-        if isinstance(network, (getattr(nn, kind), getattr(nn, f"{kind}Cell"))):
-            return network.nonlinearity if kind == "RNN" else kind
-    return None
+    if isinstance(network, (nn.RNN, nn.RNNCell)):
+        return network.nonlinearity
+    return next((kind for kind in ("GRU", "LSTM") if isinstance(network, (getattr(nn, kind), getattr(nn, kind + "Cell")))), None)
 
 
 def _has_closed_form(network):
     """Is this one of torch's layers, with torch's forward and nothing that runs beside it?"""
-    own = [getattr(nn, name).forward for name in ("RNN", "RNNCell", "GRU", "GRUCell", "LSTM", "LSTMCell")]
+    own = [layer.forward for layer in (nn.RNN, nn.RNNCell, nn.GRU, nn.GRUCell, nn.LSTM, nn.LSTMCell)]
     if _kind(network) is None or type(network).forward not in own or "forward" in vars(network):
         return False
     noise = getattr(network, "dropout", 0) and network.training
     return not (noise or network._forward_hooks or network._forward_pre_hooks or getattr(network, "proj_size", 0))
 
 
-def _own_dtype(module):
-    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    if dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"network must have Float32 or Float64 parameters, got {dtype}")
-    return dtype
-
-
-def _recurrent(network, inputs, state, dtype):
+def _recurrent(network, inputs, parts):
     """For torch's layers: inputs (T, B, I), the parts of the state, and which of their dimensions is the trials."""
-    if not isinstance(inputs, torch.Tensor) or not inputs.is_floating_point():
-        raise ValueError(f"inputs must be a tensor of floating-point numbers, got {_describe(inputs)}")
     layers = (network.num_layers,) if isinstance(network, nn.RNNBase) else ()
     if layers and network.bidirectional:
         raise ValueError("network must not be bidirectional: its state runs through time both ways")
-    if inputs.dim() not in (2, 3) or inputs.shape[-1] != network.input_size or not inputs.numel():
-        raise ValueError(f"inputs must have the {network.input_size} channels of the network last, and at least one time "
-                         f"step and trial before, got shape {tuple(inputs.shape)}")  # fmt: skip
+    numbers = isinstance(inputs, torch.Tensor) and inputs.is_floating_point() and inputs.numel() and inputs.dim() in (2, 3)
+    if not numbers or inputs.shape[-1] != network.input_size:
+        raise ValueError(f"inputs must have the {network.input_size} channels of the network last, and at least one time step "
+                         f"and trial before, in floating point, got {_describe(inputs)}")  # fmt: skip
     inputs = inputs[:, None] if inputs.dim() == 2 else inputs.transpose(0, 1) if layers and network.batch_first else inputs
     H = [getattr(network, "proj_size", 0) or network.hidden_size] + [network.hidden_size] * (_kind(network) == "LSTM")
-    shapes = [(*layers, inputs.shape[1], size) for size in H]
-    parts = [inputs.new_zeros(shape) for shape in shapes] if state is None else state
-    parts = list(parts) if isinstance(parts, (tuple, list)) else [parts]
-    tensors = all(isinstance(part, torch.Tensor) for part in parts)
-    parts = [part[..., None, :] if part.dim() == len(layers) + 1 else part for part in parts] if tensors else parts
-    if not tensors or [tuple(part.shape) for part in parts] != shapes:
-        what = f"a tensor of shape {shapes[0]}" if len(H) == 1 else f"a pair of tensors of shapes {shapes}"
-        raise ValueError(f"state must be {what}, got {', '.join(map(_describe, parts))}")
-    return inputs.to(dtype), [part.to(inputs.device, dtype) for part in parts], len(layers)
+    zeros = [inputs.new_zeros(*layers, inputs.shape[1], size) for size in H]
+    parts = zeros if parts == [None] else parts
+    parts = [part[..., None, :] if getattr(part, "ndim", 0) == len(layers) + 1 else part for part in parts]
+    if [getattr(part, "shape", None) for part in parts] != [zero.shape for zero in zeros]:
+        raise ValueError(f"state must be a tensor of shape {' and one of '.join(str(tuple(zero.shape)) for zero in zeros)}, "
+                         f"got {_describe(*parts)}")  # fmt: skip
+    return inputs, parts, len(layers)
 
 
-def _general(network, inputs, parts, dtype):
-    """For any other callable: inputs, T of them, and the parts of the state."""
+def _general(network, inputs, parts):
+    """For any other callable, whose state has the trials first."""
     if not callable(network):
         raise ValueError(f"network must be an nn.RNN, nn.GRU, nn.LSTM, Cell or callable, got {_describe(network)}")
     if not all(isinstance(p, torch.Tensor) and p.dim() > 1 and p.dtype in (torch.float32, torch.float64) for p in parts):
-        raise ValueError("state must be a tensor (B, ...), or a tuple of them, of Float32 or Float64 for a callable network "
-                         "(of a larger model hand over the recurrent layer and what it gets), "
-                         f"got {', '.join(map(_describe, parts))}")  # fmt: skip
+        raise ValueError("state must be a tensor (B, ...), or a tuple of them, of Float32 or Float64 for a callable network (of "
+                         f"a larger model hand over the recurrent layer and what it gets), got {_describe(*parts)}")  # fmt: skip
     if not isinstance(inputs, torch.Tensor):
         _check_integer("inputs", inputs, 1)
         inputs = [None] * inputs
     elif inputs.dim() < 2 or inputs.shape[1] != len(parts[0]) or not len(inputs):
         raise ValueError(f"inputs must have the shape (T, B, ...), T at least 1 and B = {len(parts[0])} as in state, "
                          f"got {tuple(inputs.shape)}")  # fmt: skip
-    if isinstance(network, nn.Module):
-        parts = [part.to(dtype) for part in parts]
-        inputs = inputs.to(dtype) if isinstance(inputs, torch.Tensor) and inputs.is_floating_point() else inputs
-    return inputs, parts
-
-
-def _pack(parts, batch):
-    """One vector (n,) for each trial."""
-    return torch.cat([part.movedim(batch, 0).flatten(1) for part in parts], 1)
+    return inputs, parts, 0
 
 
 def _check_integer(name, value, minimum, maximum=math.inf, what=""):
@@ -552,7 +513,8 @@ def _check_integer(name, value, minimum, maximum=math.inf, what=""):
         raise ValueError(f"{name} must be an integer {allowed}, got {value!r}")
 
 
-def _describe(value):
-    if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
-    return f"{value!r}" if isinstance(value, (int, float, str)) else type(value).__name__
+def _describe(*values):
+    """Dtype and shape of tensors, and of all else its value or kind."""
+    tensor = lambda x: f"{str(x.dtype).removeprefix('torch.')} tensor {tuple(x.shape)}"  # noqa: E731
+    plain = lambda x: repr(x) if isinstance(x, (int, float, str)) else type(x).__name__  # noqa: E731
+    return ", ".join(tensor(x) if isinstance(x, torch.Tensor) else plain(x) for x in values)
