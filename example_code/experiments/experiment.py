@@ -125,9 +125,7 @@ def outcomes(rows, names, line, column):
 
     line(row): the first cells, in columns called `names`; column(row): the header of the row's column.
     """
-    cells = {}
-    for row in rows:
-        cells.setdefault((line(row), column(row)), []).append(row)
+    cells = by(rows, line, column)
     for cell, mine in cells.items():
         epoch, count = learned(mine)
         if epoch != "never" and "time_learned" in mine[0]:
@@ -138,10 +136,10 @@ def outcomes(rows, names, line, column):
 
 
 def by(rows, *names):
-    """{values of these columns: rows}, in the order of the rows."""
+    """{values of these columns, or of functions of a row: rows}, in the order of the rows."""
     groups = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+        groups.setdefault(tuple(name(row) if callable(name) else row[name] for name in names), []).append(row)
     return groups
 
 
