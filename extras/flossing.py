@@ -33,6 +33,7 @@ FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 RANK_TOLERANCE = 10  # a column with |R_ii| below 10 n eps max|R_jj| is dependent; rounding alone gave up to 2 n eps
 BLIND = 0.03  # _change of outputs by that of inputs: GRU and LSTM flossed blind 0.002 to 0.008, all that see 0.16 to 1.5
 RECOMPUTE_BYTES = 5e7  # of the tangents of all steps; above, the backward pass, which needs five times that, recomputes them
+_DTYPES = (torch.float32, torch.float64)
 _LAYERS = (nn.RNN, nn.RNNCell, nn.GRU, nn.GRUCell, nn.LSTM, nn.LSTMCell)
 
 FlossingHistory = namedtuple("FlossingHistory", "loss exponents")
@@ -90,10 +91,10 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
     _check_integer("steps", steps, 0)
     optimizer, parameters = _optimizer(network, parameters, optimizer, lr)
     gradients_of_user, good = [p.grad for p in parameters], [p.detach().clone() for p in parameters]
-    losses, spectra, last = [], [], (None, None)
+    losses, spectra, ends = [], [], (None, None)
 
     def evaluate():
-        nonlocal good, last
+        nonlocal good, ends
         exponents, outputs, seen = _simulate(network, batch, k, **options)
         loss = _loss(exponents, outputs, target, spread)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if loss.requires_grad else [None]
@@ -104,7 +105,7 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
         for p, g in zip(parameters, gradients):
             p.grad = g
         if len(losses) < step:  # LBFGS evaluates several times in a step
-            good, last = [p.detach().clone() for p in parameters], (outputs.detach(), seen)
+            good, ends = [p.detach().clone() for p in parameters], (outputs.detach(), seen)
             losses.append(loss.item())
             spectra.append(exponents.detach().mean(0).double().cpu().numpy())
         return loss
@@ -130,7 +131,7 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
     finally:
         for p, g in zip(parameters, gradients_of_user):
             p.grad = g
-    change, change_of_inputs = map(_change, last)
+    change, change_of_inputs = map(_change, ends)
     if change < BLIND * change_of_inputs:  # never for inputs that do not change
         warnings.warn(f"the network has gone blind: a step changes its outputs by only {change:.1g} of their size. Floss it "
                       "from its initial weights again, with open_gates(network) before if it has gates, and with spread=0.5",
@@ -139,7 +140,7 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
 
 
 def open_gates(network, bias=3.0):
-    """Let gates begin open to the new: in place, the biases of r, or i and o, become +bias, those of z, or f, -bias."""
+    """Let the gates of a GRU or LSTM begin open to the new: in place, +bias becomes the bias of r; i, o, -bias of z; f."""
     signs = {"GRU": (1, -1, 0), "LSTM": (1, -1, 0, 1)}.get(_kind(network))  # r z n; i f g o
     if not signs or not network.bias:
         raise ValueError(f"network must be an nn.GRU, nn.LSTM or Cell with biases, got {_describe(network)}")
@@ -180,7 +181,7 @@ def _optimizer(network, parameters, optimizer, lr):
 
 def _simulate(network, inputs, k, state=None, discard=0, qr_every=1, seed=0, dtype=torch.float64):
     """Exponents (B, k), the units' outputs at the averaged steps, (T - discard, B, units), and all inputs, time first."""
-    if dtype not in (torch.float32, torch.float64):
+    if dtype not in _DTYPES:
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
     network = _unwrapped(network)
     with torch.autocast(inputs.device.type if isinstance(inputs, torch.Tensor) else "cpu", enabled=False):
@@ -317,7 +318,7 @@ class _System:
         self.T, self.n = len(self.inputs), self.state.shape[1]
         parameters = network.parameters() if isinstance(network, nn.Module) else [self.state]
         self.dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.get_default_dtype())
-        if self.dtype not in (torch.float32, torch.float64):
+        if self.dtype not in _DTYPES:
             raise ValueError(f"network must have Float32 or Float64 parameters, got {self.dtype}")
 
     def parts_of_layer(self, network, parts):
@@ -345,11 +346,9 @@ class _System:
     def parts_of_callable(self, network, parts):
         if not callable(network):
             raise ValueError(f"network must be an nn.RNN, nn.GRU, nn.LSTM, Cell or callable, got {_describe(network)}")
-        floats = torch.float32, torch.float64
-        if not parts or not all(isinstance(p, torch.Tensor) and p.dim() > 1 and p.dtype in floats for p in parts):
-            raise ValueError("state must be a tensor (B, ...), or a tuple of them, of Float32 or Float64 for a callable (of "
-                             "a larger model hand over the recurrent layer and what it gets), "
-                             f"got {_describe(*parts)}")  # fmt: skip
+        if not parts or not all(isinstance(p, torch.Tensor) and p.dim() > 1 and p.dtype in _DTYPES for p in parts):
+            raise ValueError("state must be a tensor (B, ...), or a tuple of them, of Float32 or Float64 (of a larger model "
+                             f"hand over the recurrent layer and what it gets), got {_describe(*parts)}")  # fmt: skip
         x, B = self.inputs, len(parts[0])
         if not isinstance(x, torch.Tensor):
             _check_integer("inputs", x, 1)
