@@ -334,7 +334,7 @@ class _System:
         self.inputs, self.batch, self.tuple = x, len(layers), _kind(network) == "LSTM"
         sizes = [getattr(network, "proj_size", 0) or H, H] if self.tuple else [H]
         zeros = [x.new_zeros(*layers, x.shape[1], size) for size in sizes]
-        if parts == [None]:
+        if len(parts) == 1 and parts[0] is None:
             return zeros
         tensors = all(isinstance(part, torch.Tensor) for part in parts)
         parts = [part[..., None, :] if part.dim() == self.batch + 1 else part for part in parts] if tensors else parts
@@ -494,4 +494,4 @@ def _describe(*values):
     """Dtype and shape of tensors, and of all else its value or kind."""
     tensor = lambda x: f"{x.dtype} tensor {tuple(x.shape)}".removeprefix("torch.")  # noqa: E731
     plain = lambda x: repr(x) if isinstance(x, (int, float, str)) else type(x).__name__  # noqa: E731
-    return ", ".join((tensor if isinstance(x, torch.Tensor) else plain)(x) for x in values)
+    return ", ".join((tensor if isinstance(x, torch.Tensor) else plain)(x) for x in values) or "()"

@@ -712,7 +712,8 @@ def test_a_network_without_such_exponents_is_refused_by_name(network, text):
     (dict(dtype=torch.bfloat16), "dtype must be torch.float32 or torch.float64, got torch.bfloat16"),
     (dict(state=torch.zeros(1, B + 1, H)), f"state must be a tensor of shape (1, {B}, {H})"),
     (dict(state=(torch.zeros(1, B, H),) * 2), "state must be a tensor"),
-    (dict(state=()), "state must be a tensor"),
+    (dict(state=()), f"state must be a tensor of shape (1, {B}, {H}), got ()"),
+    (dict(state=np.zeros((1, B, H))), "state must be a tensor"),
 ])  # fmt: skip
 def test_an_argument_that_cannot_be_is_refused_by_name(options, text):
     assert text in refusal(nn.GRU(I, H), torch.zeros(T, B, I), **options)
