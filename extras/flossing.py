@@ -341,7 +341,7 @@ class _System:
         if not tensors or [part.shape for part in parts] != [zero.shape for zero in zeros]:
             shapes = " and one of ".join(str(tuple(zero.shape)) for zero in zeros)
             raise ValueError(f"state must be a tensor of shape {shapes}, got {_describe(*parts)}")
-        return parts
+        return [part.to(x.device) for part in parts]
 
     def parts_of_callable(self, network, parts):
         if not callable(network):
