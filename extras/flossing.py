@@ -10,13 +10,12 @@
 
 Gradient flossing (R. Engelken, "Gradient Flossing: Improving Gradient Descent through Dynamic Control of Jacobians",
 NeurIPS 2023, arXiv 2312.17306) drives the Lyapunov exponents of a network towards zero by gradient descent, so that
-gradients survive many time steps. With the Jacobian D_t of one step of all that the network carries on from step to step,
+gradients survive many time steps. With the Jacobian D_t of step t and a random orthonormal system Q_0 of k columns,
 
     D_t Q_{t-1} = Q_t R_t,    exponent i = mean over steps of ln|R_t[i, i]|,
 
-where Q_0 is a random orthonormal system of k columns. These are tangents V (B, k, n) here, which go along with the state as
-if they were k more trials. Several steps share a factorisation as long as the condition number of R leaves the digits that
-the result has. torch differentiates it.
+The columns are tangents V (B, k, n) here, which go along with the state as if they were k more trials. Several steps share
+a factorisation as long as the condition number of R leaves the digits that the result has. torch differentiates it.
 """
 
 import math
@@ -34,6 +33,8 @@ FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 RANK_TOLERANCE = 10  # a column with |R_ii| below 10 n eps max|R_jj| is dependent; rounding alone gave up to 2 n eps
 BLIND = 0.03  # _change of outputs by that of inputs: GRU and LSTM flossed blind 0.002 to 0.008, all that see 0.16 to 1.5
 RECOMPUTE_BYTES = 5e7  # of the tangents of all steps; above, the backward pass, which needs five times that, recomputes them
+_DTYPES = (torch.float32, torch.float64)
+_LAYERS = (nn.RNN, nn.RNNCell, nn.GRU, nn.GRUCell, nn.LSTM, nn.LSTMCell)
 
 FlossingHistory = namedtuple("FlossingHistory", "loss exponents")
 FlossingHistory.__doc__ = "loss (steps,) and exponents (steps, k), mean over trials, before each step; float64 arrays."
@@ -53,13 +54,12 @@ def lyapunov_exponents(network, inputs, k=None, *, state=None, discard=0, qr_eve
     qr_every: steps per factorisation, fewer where digits would be lost; with 1, as many as lose none.
     seed: of the initial orthonormal system, the same for every trial; torch's own generator is not touched.
     dtype: of the arithmetic, torch.float64 or torch.float32, to which a module is converted for this call only; any other
-        callable computes in the dtype of its state. Of default networks (80 and 256 units, 20 to 75 exponents) Float32
-        changed exponents by at most 1e-4, and gradients by less than 1e-4 of their norm, but for one by 2 %: it will do
-        for flossing on a device where Float64 is slow.
+        callable computes in the dtype of its state. Float32 will do for flossing where Float64 is slow: of default networks
+        (80 and 256 units, 20 to 75 exponents) it changed exponents by up to 1e-4, all gradients but one (2 %) by less.
 
-    The result has the dtype and device of the network; its order is that of the QR, descending up to fluctuations.
-    ValueError for arguments that cannot be, and for a step whose Jacobian has a rank below k: it says how many exponents
-    exist. FloatingPointError if the trajectory or its Jacobians are not finite.
+    The result has the dtype and device of the network, and the order of the QR, descending up to fluctuations. ValueError
+    for arguments that cannot be, and for a step whose Jacobian has a rank below k: it says how many exponents exist.
+    FloatingPointError if the trajectory or its Jacobians are not finite.
     """
     return _simulate(network, inputs, k, state, discard, qr_every, seed, dtype)[0]
 
@@ -71,7 +71,7 @@ def flossing_loss(network, inputs, k, *, target=0.0, spread=None, **options):
     spread: if given, mean((deviation - spread)^2) over trials and units is added, where deviation is the standard deviation
         of a unit's output over time. The exponents do not tell whether the input still reaches the network; this does.
     """
-    return _loss(network, inputs, k, target, spread, options)[0]
+    return _loss(*_simulate(network, inputs, k, **options)[:2], target, spread)
 
 
 def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callback=None, parameters=None, optimizer=None,
@@ -80,8 +80,8 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
 
     inputs: as lyapunov_exponents takes them, or a function without arguments that returns those of the next step.
     callback: function (step, loss, exponents (k,)), called after each step; flossing ends if it returns True.
-    parameters: what changes, as torch's optimisers take it, or a single tensor; default: all of the network that require
-        a gradient. optimizer: a torch optimiser that has them, instead of Adam with the step size lr.
+    parameters: as torch's optimisers take them, or a single tensor; default: all of the network that require a gradient.
+    optimizer: a torch optimiser that has the parameters, instead of Adam with the step size lr.
 
     Returns the FlossingHistory of the steps done. If Ctrl-C or an error ends it, the network is left as it was at the last
     entry of that history, which Ctrl-C returns and the error, which names the step, has as .history. RuntimeWarning at the
@@ -91,11 +91,12 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
     _check_integer("steps", steps, 0)
     optimizer, parameters = _optimizer(network, parameters, optimizer, lr)
     gradients_of_user, good = [p.grad for p in parameters], [p.detach().clone() for p in parameters]
-    losses, spectra, outputs, seen = [], [], None, None
+    losses, spectra, ends = [], [], (None, None)
 
     def evaluate():
-        nonlocal good, outputs, seen
-        loss, exponents, *ends = _loss(network, batch, k, target, spread, options)
+        nonlocal good, ends
+        exponents, outputs, seen = _simulate(network, batch, k, **options)
+        loss = _loss(exponents, outputs, target, spread)
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if loss.requires_grad else [None]
         if all(g is None for g in gradients):
             raise ValueError("parameters must contain at least one that the exponents depend on")
@@ -104,14 +105,12 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
         for p, g in zip(parameters, gradients):
             p.grad = g
         if len(losses) < step:  # LBFGS evaluates several times in a step
-            good, outputs, seen = [p.detach().clone() for p in parameters], ends[0].detach(), ends[1]
+            good, ends = [p.detach().clone() for p in parameters], (outputs.detach(), seen)
             losses.append(loss.item())
             spectra.append(exponents.detach().mean(0).double().cpu().numpy())
         return loss
 
-    def history():
-        return FlossingHistory(np.array(losses), np.reshape(spectra, (-1, k)))
-
+    history = lambda: FlossingHistory(np.array(losses), np.reshape(spectra, (-1, k)))  # noqa: E731
     try:
         for step in range(1, steps + 1):
             batch = inputs() if callable(inputs) else inputs
@@ -132,18 +131,16 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
     finally:
         for p, g in zip(parameters, gradients_of_user):
             p.grad = g
-    if isinstance(seen, torch.Tensor) and _change(outputs) < BLIND * _change(seen):  # never for inputs that do not change
-        warnings.warn(f"the network has gone blind: a step changes its outputs by {_change(outputs):.1g} of their size only. "
-                      "Floss it from its initial weights again, with open_gates(network) before if it has gates, and with "
-                      "spread=0.5", RuntimeWarning, stacklevel=2)  # fmt: skip
+    change, change_of_inputs = map(_change, ends)
+    if change < BLIND * change_of_inputs:  # never for inputs that do not change
+        warnings.warn(f"the network has gone blind: a step changes its outputs by only {change:.1g} of their size. Floss it "
+                      "from its initial weights again, with open_gates(network) before if it has gates, and with spread=0.5",
+                      RuntimeWarning, stacklevel=2)  # fmt: skip
     return history()
 
 
 def open_gates(network, bias=3.0):
-    """Let the gates of an nn.GRU, nn.LSTM or Cell begin open to the new, by their biases; all else stays as drawn.
-
-    The gates that let the new in and out (r; i and o) get +bias, those that hold the old (z; f) get -bias. In place.
-    """
+    """Let the gates of a GRU or LSTM begin open to the new: in place, +bias becomes the bias of r; i, o, -bias of z; f."""
     signs = {"GRU": (1, -1, 0), "LSTM": (1, -1, 0, 1)}.get(_kind(network))  # r z n; i f g o
     if not signs or not network.bias:
         raise ValueError(f"network must be an nn.GRU, nn.LSTM or Cell with biases, got {_describe(network)}")
@@ -154,21 +151,17 @@ def open_gates(network, bias=3.0):
                     gate.fill_(sign * bias if name.startswith("bias_ih") else 0)
 
 
-def _loss(network, inputs, k, target, spread, options):
-    """flossing_loss, and what _simulate returns."""
-    exponents, outputs, inputs = _simulate(network, inputs, k, **options)
+def _loss(exponents, outputs, target, spread):
     target = torch.as_tensor(target, dtype=exponents.dtype, device=exponents.device)
     if target.shape not in ((), exponents.shape[1:]):
         raise ValueError(f"target must be a number or {exponents.shape[1]} of them, got shape {tuple(target.shape)}")
     loss = ((exponents - target) ** 2).mean()
-    if spread is not None:
-        loss = loss + ((outputs.std(0, correction=0) - spread) ** 2).mean().to(loss.dtype)
-    return loss, exponents, outputs, inputs
+    return loss if spread is None else loss + ((outputs.std(0, correction=0) - spread) ** 2).mean().to(loss.dtype)
 
 
 def _change(x):
-    """Change of x (T, ...) from one time step to the next, by its size (root mean squares); NaN of a single step."""
-    x = x.detach().float()
+    """Change of x (T, ...) from step to step, by its size (root mean squares); NaN of one step, or of what is no tensor."""
+    x = x.detach().float() if isinstance(x, torch.Tensor) else torch.zeros(1)
     return float((x.diff(dim=0).square().mean() / x.square().mean()).sqrt())
 
 
@@ -182,14 +175,13 @@ def _optimizer(network, parameters, optimizer, lr):
         raise ValueError("parameters must be None if an optimizer is given: it has its own")
     parameters = [p for group in (optimizer.param_groups if optimizer else []) for p in group["params"] if p.requires_grad]
     if not parameters:
-        raise ValueError("parameters must contain at least one tensor that requires a gradient, got none (a network that is "
-                         "no nn.Module needs them given)")  # fmt: skip
+        raise ValueError("parameters must be given for what is no nn.Module, and one at least must require a gradient")
     return optimizer, parameters
 
 
 def _simulate(network, inputs, k, state=None, discard=0, qr_every=1, seed=0, dtype=torch.float64):
     """Exponents (B, k), the units' outputs at the averaged steps, (T - discard, B, units), and all inputs, time first."""
-    if dtype not in (torch.float32, torch.float64):
+    if dtype not in _DTYPES:
         raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype!r}")
     network = _unwrapped(network)
     with torch.autocast(inputs.device.type if isinstance(inputs, torch.Tensor) else "cpu", enabled=False):
@@ -236,16 +228,14 @@ def _exponents(system, V, discard, qr_every):
 
 @torch.no_grad()
 def _judge(states, R, eps):
-    """Are states finite, is R (B, k, k), how many columns are independent in all trials, and R's largest condition number.
-
-    That is in the Frobenius norm. One transfer from the device for all four.
-    """
+    """Are states finite, is R (B, k, k), how many columns are independent in all trials, R's largest condition number."""
     diagonal = R.diagonal(dim1=-2, dim2=-1).abs()
     independent = diagonal > RANK_TOLERANCE * R.shape[-1] * eps * diagonal.amax(-1, keepdim=True)
     existing = independent.cumprod(-1).sum(-1).min()
     inverse = torch.linalg.solve_triangular(R, torch.eye(R.shape[-1], dtype=R.dtype, device=R.device), upper=True)
     condition = (torch.linalg.matrix_norm(R) * torch.linalg.matrix_norm(inverse)).max().nan_to_num(math.inf, math.inf)
-    return torch.stack([v.to(R.dtype) for v in (states.isfinite().all(), R.isfinite().all(), existing, condition)]).tolist()
+    results = states.isfinite().all(), R.isfinite().all(), existing, condition
+    return torch.stack([x.to(R.dtype) for x in results]).tolist()  # one transfer from the device
 
 
 def _next_length(length, condition, limit):
@@ -265,11 +255,6 @@ def _sech_squared(x):
     return 4 * torch.sigmoid(2 * x) * torch.sigmoid(-2 * x)
 
 
-def _rnn_vectors(slope, x, h):
-    a = [[slope(x[0] + h[0])]]
-    return a, a, []
-
-
 def _gru_vectors(x, h, old):
     (x_r, x_z, x_n), (h_r, h_z, h_n) = x, h
     r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
@@ -285,8 +270,7 @@ def _lstm_vectors(x, h, old):
     i, f, g, o = torch.sigmoid(x_i), torch.sigmoid(x_f), torch.tanh(x_g), torch.sigmoid(x_o)
     c = f * old[1] + i * g
     a_c = [g * i * torch.sigmoid(-x_i), old[1] * f * torch.sigmoid(-x_f), i * _sech_squared(x_g)]
-    a = [a_c, [torch.tanh(c) * o * torch.sigmoid(-x_o)]]
-    return a, a, [f, o * _sech_squared(c)]
+    return [a_c, [torch.tanh(c) * o * torch.sigmoid(-x_o)]], [f, o * _sech_squared(c)]
 
 
 def _lstm_tangents(sums, vectors, old):
@@ -296,12 +280,12 @@ def _lstm_tangents(sums, vectors, old):
 
 # A tangent of a layer, with gates g and their weights W_g of the hidden state h and U_g of the input x, moves as
 #     sum_g a_g * (W_g dh) + sum_g e_g * (U_g dx),    and by terms of the old dh or dc,
-# where dx is dh of the layer below. gates: how many stand in each sum; step: torch's kernel for the trajectory; vectors, of
-# what every gate gets from x and h, (T, B, H) each, and of the old state: a and e, grouped by sums, and those of the terms.
+# where dx is dh of the layer below. gates: how many stand in each sum; step: torch's kernel for the trajectory; vectors: of
+# what every gate gets from x and from h, and the old state, (T, B, H) each: a by sums, e if it is not a, those of the terms.
 _Cell = namedtuple("_Cell", "gates step vectors tangents")
 _CELLS = {
-    "tanh": _Cell([1], torch.rnn_tanh_cell, lambda x, h, _: _rnn_vectors(_sech_squared, x, h), lambda sums, *_: sums),
-    "relu": _Cell([1], torch.rnn_relu_cell, lambda x, h, _: _rnn_vectors(lambda y: (y > 0).to(y), x, h), lambda sums, *_: sums),
+    "tanh": _Cell([1], torch.rnn_tanh_cell, lambda x, h, _: ([[_sech_squared(x[0] + h[0])]], []), lambda sums, *_: sums),
+    "relu": _Cell([1], torch.rnn_relu_cell, lambda x, h, _: ([[(x[0] + h[0] > 0).to(h[0])]], []), lambda sums, *_: sums),
     "GRU": _Cell([3], torch.gru_cell, _gru_vectors, lambda sums, z, old: [torch.addcmul(sums[0], z[0], old[0])]),
     "LSTM": _Cell([3, 1], torch.lstm_cell, _lstm_vectors, _lstm_tangents),
 }
@@ -323,22 +307,55 @@ def _gated_sum(a, W, k):
 class _System:
     """What goes through time: inputs, T of them, and the state, a vector (n,) for each trial; outputs, a part of it."""
 
-    outputs = slice(None)
-
     def __init__(self, network, inputs, state, dtype):
-        parts = list(state) if isinstance(state, (tuple, list)) else [state]
-        self.inputs, parts, self.batch = (_general if _kind(network) is None else _recurrent)(network, inputs, parts)
-        self.dtype = parts[0].dtype
+        self.inputs, self.outputs, self.tuple, self.batch = inputs, slice(None), isinstance(state, (tuple, list)), 0
+        parts = list(state) if self.tuple else [state]
+        parts = self.parts_of_callable(network, parts) if _kind(network) is None else self.parts_of_layer(network, parts)
         if isinstance(network, nn.Module):
-            self.dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.get_default_dtype())
-            parts = [part.to(dtype) for part in parts]
-            if isinstance(inputs, torch.Tensor) and inputs.is_floating_point():
-                self.inputs = self.inputs.to(dtype)
-        if self.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"network must have Float32 or Float64 parameters, got {self.dtype}")
-        self.tuple = isinstance(state, (tuple, list)) or len(parts) > 1
+            self.convert = lambda x: x.to(dtype) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+            self.inputs, *parts = map(self.convert, (self.inputs, *parts))
         self.state, self.shapes = self.pack(parts), [part.movedim(self.batch, 0).shape for part in parts]
         self.T, self.n = len(self.inputs), self.state.shape[1]
+        parameters = network.parameters() if isinstance(network, nn.Module) else [self.state]
+        self.dtype = next((p.dtype for p in parameters if p.is_floating_point()), torch.get_default_dtype())
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"network must have Float32 or Float64 parameters, got {self.dtype}")
+
+    def parts_of_layer(self, network, parts):
+        """For torch's layers: makes inputs (T, B, I), and says which dimension of the state's parts is the trials."""
+        layers, H, x = (network.num_layers,) if isinstance(network, nn.RNNBase) else (), network.hidden_size, self.inputs
+        if layers and network.bidirectional:
+            raise ValueError("network must not be bidirectional: its state runs through time both ways")
+        numbers = isinstance(x, torch.Tensor) and x.is_floating_point() and x.numel() and x.dim() in (2, 3)
+        if not numbers or x.shape[-1] != network.input_size:
+            raise ValueError(f"inputs must have the {network.input_size} channels of the network last, and at least one "
+                             f"time step and trial before, in floating point, got {_describe(x)}")  # fmt: skip
+        x = x[:, None] if x.dim() == 2 else x.transpose(0, 1) if layers and network.batch_first else x
+        self.inputs, self.batch, self.tuple = x, len(layers), _kind(network) == "LSTM"
+        sizes = [getattr(network, "proj_size", 0) or H, H] if self.tuple else [H]
+        zeros = [x.new_zeros(*layers, x.shape[1], size) for size in sizes]
+        if len(parts) == 1 and parts[0] is None:
+            return zeros
+        tensors = all(isinstance(part, torch.Tensor) for part in parts)
+        parts = [part[..., None, :] if part.dim() == self.batch + 1 else part for part in parts] if tensors else parts
+        if not tensors or [part.shape for part in parts] != [zero.shape for zero in zeros]:
+            shapes = " and one of ".join(str(tuple(zero.shape)) for zero in zeros)
+            raise ValueError(f"state must be a tensor of shape {shapes}, got {_describe(*parts)}")
+        return [part.to(x.device) for part in parts]
+
+    def parts_of_callable(self, network, parts):
+        if not callable(network):
+            raise ValueError(f"network must be an nn.RNN, nn.GRU, nn.LSTM, Cell or callable, got {_describe(network)}")
+        if not parts or not all(isinstance(p, torch.Tensor) and p.dim() > 1 and p.dtype in _DTYPES for p in parts):
+            raise ValueError("state must be a tensor (B, ...), or a tuple of them, of Float32 or Float64 (of a larger model "
+                             f"hand over the recurrent layer and what it gets), got {_describe(*parts)}")  # fmt: skip
+        x, B = self.inputs, len(parts[0])
+        if not isinstance(x, torch.Tensor):
+            _check_integer("inputs", x, 1)
+            self.inputs = [None] * x
+        elif x.dim() < 2 or x.shape[1] != B or not len(x):
+            raise ValueError(f"inputs must have the shape (T, B, ...), T > 0, B = {B} as in state, got {_describe(x)}")
+        return parts
 
     def pack(self, parts):
         return torch.cat([part.movedim(self.batch, 0).flatten(1) for part in parts], 1)
@@ -351,20 +368,19 @@ class _ClosedForm(_System):
         super().__init__(network, inputs, state, dtype)
         self.cell, self.H, self.L = _CELLS[_kind(network)], network.hidden_size, getattr(network, "num_layers", 1)
         self.outputs = slice(self.L * self.H)  # h, not c
-        x, self.layers, self.states = self.inputs, [], [[] for _ in self.inputs]
+        x, self.layers, trajectories = self.inputs, [], []
         for number in range(self.L):
-            suffix = f"_l{number}" if self.batch else ""
-            weights = [getattr(network, name + suffix, None) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-            weights = [w if w is None else w.to(dtype) for w in weights]
+            suffix, names = f"_l{number}" if self.batch else "", ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            weights = [self.convert(getattr(network, name + suffix, None)) for name in names]
             steps = [self.state.split(self.H, -1)[number :: self.L]]
             for x_t in x:
-                old = steps[-1]
-                steps.append(self.cell.step(x_t, old, *weights) if len(old) > 1 else (self.cell.step(x_t, *old, *weights),))
+                new = self.cell.step(x_t, steps[-1] if self.tuple else steps[-1][0], *weights)
+                steps.append(new if self.tuple else (new,))
             old = [torch.stack(part) for part in zip(*steps[:-1])]
             self.layers.append(self.coefficients(x, old, *weights, below=number > 0))
-            self.states = [[*state, new] for state, new in zip(self.states, steps[1:])]
+            trajectories.append(steps[1:])
             x = torch.stack([new[0] for new in steps[1:]])
-        self.states = [torch.cat([p for part in zip(*layers) for p in part], -1) for layers in self.states]
+        self.states = [torch.cat([p for part in zip(*layers) for p in part], -1) for layers in zip(*trajectories)]
 
     def coefficients(self, x, old, W_ih, W_hh, b_ih, b_hh, below):
         """Of a layer: sums over W_hh and, if there is a layer below, W_ih, each (vectors of each step, W); other vectors."""
@@ -372,7 +388,7 @@ class _ClosedForm(_System):
         *groups, vectors = self.cell.vectors(x, h, old)
         rows = [G * self.H for G in self.cell.gates]
         sums = [[(torch.stack(a, -2).unbind(0), W_g) for a, W_g in zip(group, W.split(rows))]
-                for group, W in zip(groups, (W_hh, W_ih) if below else (W_hh,))]  # fmt: skip
+                for group, W in zip((groups[0], groups[-1]), (W_hh, W_ih) if below else (W_hh,))]  # fmt: skip
         return sums, [v[:, :, None].unbind(0) for v in vectors]
 
     def advance(self, first, last, state, V):
@@ -398,8 +414,7 @@ class _Callable(_System):
         super().__init__(network, inputs, state, dtype)
         self.call, self.forward_mode = network, True
         if isinstance(network, nn.Module):
-            tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-            tensors = {name: x.to(dtype) if x.is_floating_point() else x for name, x in tensors.items()}
+            tensors = {name: self.convert(x) for name, x in (*network.named_parameters(), *network.named_buffers())}
             self.call = lambda *args: torch.func.functional_call(network, tensors, args)
         if self.batch:
             self.inputs = self.inputs.unsqueeze(2 if network.batch_first else 1)  # a sequence of one step
@@ -449,62 +464,24 @@ def _unwrapped(network):
     """What is inside torch.compile, DataParallel and DistributedDataParallel."""
     if isinstance(network, torch.jit.ScriptModule):
         raise ValueError("network must not be a scripted module: hand over the module that was scripted")
-    inner = getattr(network, "_orig_mod", getattr(network, "_torchdynamo_orig_callable", None))
     if isinstance(network, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        inner = network.module
+        return _unwrapped(network.module)
+    inner = getattr(network, "_orig_mod", getattr(network, "_torchdynamo_orig_callable", None))
     return network if inner is None else _unwrapped(inner)
 
 
 def _kind(network):
     """Key of _CELLS for torch's recurrent layers and what inherits from them, None for all else."""
-    if isinstance(network, (nn.RNN, nn.RNNCell)):
-        return network.nonlinearity
-    return next((kind for kind in ("GRU", "LSTM") if isinstance(network, (getattr(nn, kind), getattr(nn, kind + "Cell")))), None)
+    name = next((layer.__name__.removesuffix("Cell") for layer in _LAYERS if isinstance(network, layer)), None)
+    return network.nonlinearity if name == "RNN" else name
 
 
 def _has_closed_form(network):
     """Is this one of torch's layers, with torch's forward and nothing that runs beside it?"""
-    own = [layer.forward for layer in (nn.RNN, nn.RNNCell, nn.GRU, nn.GRUCell, nn.LSTM, nn.LSTMCell)]
-    if _kind(network) is None or type(network).forward not in own or "forward" in vars(network):
+    own = _kind(network) is not None and type(network).forward in [layer.forward for layer in _LAYERS]
+    if not own or "forward" in vars(network) or network._forward_hooks or network._forward_pre_hooks:
         return False
-    noise = getattr(network, "dropout", 0) and network.training
-    return not (noise or network._forward_hooks or network._forward_pre_hooks or getattr(network, "proj_size", 0))
-
-
-def _recurrent(network, inputs, parts):
-    """For torch's layers: inputs (T, B, I), the parts of the state, and which of their dimensions is the trials."""
-    layers = (network.num_layers,) if isinstance(network, nn.RNNBase) else ()
-    if layers and network.bidirectional:
-        raise ValueError("network must not be bidirectional: its state runs through time both ways")
-    numbers = isinstance(inputs, torch.Tensor) and inputs.is_floating_point() and inputs.numel() and inputs.dim() in (2, 3)
-    if not numbers or inputs.shape[-1] != network.input_size:
-        raise ValueError(f"inputs must have the {network.input_size} channels of the network last, and at least one time step "
-                         f"and trial before, in floating point, got {_describe(inputs)}")  # fmt: skip
-    inputs = inputs[:, None] if inputs.dim() == 2 else inputs.transpose(0, 1) if layers and network.batch_first else inputs
-    H = [getattr(network, "proj_size", 0) or network.hidden_size] + [network.hidden_size] * (_kind(network) == "LSTM")
-    zeros = [inputs.new_zeros(*layers, inputs.shape[1], size) for size in H]
-    parts = zeros if parts == [None] else parts
-    parts = [part[..., None, :] if getattr(part, "ndim", 0) == len(layers) + 1 else part for part in parts]
-    if [getattr(part, "shape", None) for part in parts] != [zero.shape for zero in zeros]:
-        raise ValueError(f"state must be a tensor of shape {' and one of '.join(str(tuple(zero.shape)) for zero in zeros)}, "
-                         f"got {_describe(*parts)}")  # fmt: skip
-    return inputs, parts, len(layers)
-
-
-def _general(network, inputs, parts):
-    """For any other callable, whose state has the trials first."""
-    if not callable(network):
-        raise ValueError(f"network must be an nn.RNN, nn.GRU, nn.LSTM, Cell or callable, got {_describe(network)}")
-    if not all(isinstance(p, torch.Tensor) and p.dim() > 1 and p.dtype in (torch.float32, torch.float64) for p in parts):
-        raise ValueError("state must be a tensor (B, ...), or a tuple of them, of Float32 or Float64 for a callable network (of "
-                         f"a larger model hand over the recurrent layer and what it gets), got {_describe(*parts)}")  # fmt: skip
-    if not isinstance(inputs, torch.Tensor):
-        _check_integer("inputs", inputs, 1)
-        inputs = [None] * inputs
-    elif inputs.dim() < 2 or inputs.shape[1] != len(parts[0]) or not len(inputs):
-        raise ValueError(f"inputs must have the shape (T, B, ...), T at least 1 and B = {len(parts[0])} as in state, "
-                         f"got {tuple(inputs.shape)}")  # fmt: skip
-    return inputs, parts, 0
+    return not (getattr(network, "dropout", 0) and network.training or getattr(network, "proj_size", 0))
 
 
 def _check_integer(name, value, minimum, maximum=math.inf, what=""):
@@ -515,6 +492,6 @@ def _check_integer(name, value, minimum, maximum=math.inf, what=""):
 
 def _describe(*values):
     """Dtype and shape of tensors, and of all else its value or kind."""
-    tensor = lambda x: f"{str(x.dtype).removeprefix('torch.')} tensor {tuple(x.shape)}"  # noqa: E731
+    tensor = lambda x: f"{x.dtype} tensor {tuple(x.shape)}".removeprefix("torch.")  # noqa: E731
     plain = lambda x: repr(x) if isinstance(x, (int, float, str)) else type(x).__name__  # noqa: E731
-    return ", ".join(tensor(x) if isinstance(x, torch.Tensor) else plain(x) for x in values)
+    return ", ".join((tensor if isinstance(x, torch.Tensor) else plain)(x) for x in values) or "()"

@@ -712,6 +712,8 @@ def test_a_network_without_such_exponents_is_refused_by_name(network, text):
     (dict(dtype=torch.bfloat16), "dtype must be torch.float32 or torch.float64, got torch.bfloat16"),
     (dict(state=torch.zeros(1, B + 1, H)), f"state must be a tensor of shape (1, {B}, {H})"),
     (dict(state=(torch.zeros(1, B, H),) * 2), "state must be a tensor"),
+    (dict(state=()), f"state must be a tensor of shape (1, {B}, {H}), got ()"),
+    (dict(state=np.zeros((1, B, H))), "state must be a tensor"),
 ])  # fmt: skip
 def test_an_argument_that_cannot_be_is_refused_by_name(options, text):
     assert text in refusal(nn.GRU(I, H), torch.zeros(T, B, I), **options)
@@ -906,7 +908,7 @@ def test_parameters_without_influence_are_refused():
     for options in (dict(parameters=readout.parameters()), dict(optimizer=torch.optim.SGD(readout.parameters(), lr=0.1))):
         with pytest.raises(ValueError, match="parameters must contain at least one that the exponents depend on"):
             floss(network, inputs, 3, steps=1, **options)
-    with pytest.raises(ValueError, match="parameters must contain at least one tensor that requires a gradient"):
+    with pytest.raises(ValueError, match="parameters must .* one at least must require a gradient"):
         floss(network, inputs, 3, steps=1, parameters=[])
 
 
@@ -1018,13 +1020,16 @@ def test_open_gates_wants_gates_with_biases(network):
 
 
 def test_flossing_without_parameters_is_refused_by_name():
-    with pytest.raises(ValueError, match="parameters must contain at least one .* no nn.Module needs them given"):
+    with pytest.raises(ValueError, match="parameters must be given for what is no nn.Module"):
         floss(lambda x, s: s, torch.zeros(T, B, I), 1, steps=1, state=torch.ones(B, 2))
     network, inputs, _ = draw("tanh")
     with pytest.raises(ValueError, match="parameters must be None"):
         floss(network, inputs, 1, steps=1, parameters=[], optimizer=torch.optim.SGD(network.parameters(), 0.1))
     with pytest.raises(ValueError, match="steps must"):
         floss(network, inputs, 1, steps=-1)
+    for k in (2.0, 0, None):
+        with pytest.raises(ValueError, match=f"^k must be an integer of at least 1, got {k}"):
+            floss(network, inputs, k, steps=1)
 
 
 # ------------------------------------------------------------------ scripts
