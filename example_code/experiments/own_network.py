@@ -159,7 +159,7 @@ def draw(records, rows):
             for (size,), colour in colours.items():
                 ax.plot([], [], "o", color=colour, label=size)
             ax.set(title=task, xlabel="test accuracy" if accuracy else "seconds")
-            ax.locator_params(axis="x", nbins=3)
+            ax.locator_params(axis="x", nbins=2)
             ax.legend(fontsize=7, loc="upper left")
         ax.set_yticks(range(len(lines)), [f"{kind}: {condition}" for kind, condition in lines], fontsize=7)
         ax.invert_yaxis()
