@@ -136,6 +136,7 @@ def test_copies_of_the_flossed_network_are_trained_until_a_size_is_not_learned(m
 
     def floss(network, inputs, k, steps, discard, spread):
         assert inputs().shape == (20, 1, 1) and (k, discard) == (3, 16)
+        assert network.bias_ih_l0[0] == 3  # its gates were opened
         flossed.append((steps, spread))
         with torch.no_grad():
             network.weight_hh_l0[0, 0] = 7
