@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = sorted({*ROOT.glob("*.py"), *ROOT.glob("[ej]*/*.py"), *ROOT.glob("example_code/*/*.py")})
-VIA = dict(run="checkpoint|progress|record", linear_algebra="checkpoint", signals="checkpoint|command_line", experiment="sweep")
+VIA = dict(run=r"check\w+|progress|record", linear_algebra="checkpoint", signals="checkpoint|command_line", experiment="sweep")
 PAIRS = "Lt LtE, Gt GtE, Eq NotEq, Is IsNot, In NotIn, Add Sub, Mult Div, FloorDiv Mod, And Or, BitAnd BitOr, LShift RShift"
 OTHER = {getattr(ast, a): getattr(ast, b) for a, b in re.findall(r"(\w+) (\w+)", PAIRS)}
 OTHER |= {b: a for a, b in OTHER.items()} | {ast.Pow: ast.Mult, ast.BitXor: ast.BitOr, ast.USub: ast.UAdd, ast.Not: ast.UAdd}
