@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from extras import memory as module
-from extras.memory import gradient_norm, memory, xor_memory
+from example_code.experiments import memory as module
+from example_code.experiments.memory import gradient_norm, memory, xor_memory
 
 RNG = np.random.default_rng(1)
 BITS = RNG.integers(0, 2, (1200, 3)).astype(float)

@@ -2,7 +2,7 @@
 
     python example_code/experiments/what_it_knows.py        # all cores of this machine
 
-The port's network and nn.RNN, nn.GRU and nn.LSTM of 80 units: memory of bits and of XORs of pairs (extras/memory.py), the
+The port's network and nn.RNN, nn.GRU and nn.LSTM of 80 units: memory of bits and of XORs of pairs (memory.py), the
 input's gain, and the gradient over 2 * delay steps; delayed XOR, delay 10. Writes a table and a figure.
 """
 
@@ -17,11 +17,11 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import Experiment, Job, markdown, readme_call  # noqa: E402
+from example_code.experiments.memory import gradient_norm, memory, xor_memory  # noqa: E402
 from example_code.experiments.own_network import Trainings, make_rows  # noqa: E402
 from example_code.experiments.tasks import KINDS, SPREAD, start  # noqa: E402
 from example_code.floss_your_own_network import H, floss_before_training, training  # noqa: E402
 from extras.figures import COLOURS, new_figure  # noqa: E402
-from extras.memory import gradient_norm, memory, xor_memory  # noqa: E402
 from gradient_flossing_example import train_rnn_flossing  # noqa: E402
 
 DELAY, LAGS, DELAYS = 10, range(41), range(1, 21)
