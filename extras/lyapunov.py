@@ -128,8 +128,8 @@ class Diagnostics:
         """The settings as JSON holds them."""
         return {name: list(map(int, v)) if isinstance(v, tuple | list) else v for name, v in asdict(self).items()}
 
-    def before_update(self, p, ps, epoch, gs):
-        """Dict of what there is to keep of a training step: p, the 33; ps, the parameters; gs, the gradients."""
+    def before_update(self, p, ps, epoch):
+        """Dict of what there is to keep of a training step: p, the 33; ps, the parameters."""
         found = {"epoch": epoch} | long_term_diagnostics(p, ps, self.horizons) if epoch in self.epochs else {}
         return {f"diagnostics/{name}": value for name, value in found.items()}
 

@@ -100,7 +100,7 @@ class Run:
         self.keep_finite()
         step = {"loss": loss, "accuracy": accuracy} | norms("gradient_norm", gs)
         self.check_finite(step)
-        looked_at = self.diagnostics.before_update(self.parameters, self.ps, self.ei, gs)
+        looked_at = self.diagnostics.before_update(self.parameters, self.ps, self.ei)
         self.check_finite(looked_at)
         if not self.columns["loss"]:
             self.fixed |= members("first_training_parameters", self.ps) | members("first_training_gradient", gs)

@@ -42,7 +42,7 @@ def train_and_look(*arguments, **options):
 class ConditionNumber(Diagnostics):
     """Of the long-term Jacobian, in the epochs 1, where flossing has just ended, 1 + BETWEEN, ..."""
 
-    def before_update(self, p, ps, epoch, gs):
+    def before_update(self, p, ps, epoch):
         return {"diagnostics/log_condition_number": condition(ps, p)} if epoch % BETWEEN == 1 else {}
 
 
