@@ -145,7 +145,7 @@ def draw(records, rows):
     return figure
 
 
-OPTIONS = {"--trials": dict(choices=TRIALS, default="reported", help="default reported")}
+OPTIONS = {"--trials": dict(choices=TRIALS, default="reported", help="what the page reports, or two small runs")}
 EXPERIMENT = Experiment("longest_delay", __doc__, OPTIONS, dict(trials="quick"), make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":
