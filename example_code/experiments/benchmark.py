@@ -1,8 +1,5 @@
 """How long a training step and a flossing step take, against torch's own differentiation.
 
-    python example_code/experiments/benchmark.py             # all sizes, some 15 minutes
-    python example_code/experiments/benchmark.py --quick     # few sizes, to see that it works
-
 "ours" and "torch" are the trainer's engines "adjoint" and "autograd", on the same numbers and with one thread. For
 networks of torch "ours" is extras/flossing.py, "jvp" is vmap(jvp) of torch's cell, and "plain" writes the tangents of an
 nn.RNN by hand, both with a QR factorisation in every step. All sizes and engines take turns. Times are medians of

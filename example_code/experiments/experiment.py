@@ -8,13 +8,12 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from example_code.experiments.sweep import Job, do_all  # noqa: F401  (scripts take Job from here)
-from extras.figures import GREY, new_figure
+from extras.figures import COLOURS, new_figure
 from extras.files import write_atomically
 from gradient_flossing_example import README_CALL
 
@@ -26,22 +25,24 @@ def readme_call(seed, **changes):
 
 @dataclass(frozen=True)
 class Experiment:
-    """A sweep with its options, table and figure; its script ends by sys.exit(EXPERIMENT.main())."""
+    """A sweep with its settings, table and figure; its script ends by sys.exit(EXPERIMENT.main())."""
 
     name: str  # of its folder and its files
     description: str | None  # the docstring of its script; None under python -OO
-    options: dict  # "--option" -> keywords of add_argument
-    quick: dict  # what --quick sets instead of the defaults
-    make_jobs: Callable  # args -> dict key -> Job
-    make_rows: Callable  # dict key -> record -> rows of the table, dicts
+    settings: dict  # option -> default: a number, a list of integers, or the list of all words that can be chosen
+    quick: dict  # what --quick sets instead
+    make_jobs: Callable  # args -> pairs of key and Job
+    make_rows: Callable  # key, record -> rows of the table, dicts
     summary: Callable  # rows -> lines of Markdown
-    draw: Callable  # records, rows -> Figure
+    draw: Callable  # dict key -> record, rows -> Figure
 
     def parse(self, argv=None):
-        parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        parser.description = (self.description or self.name).split("\n\n")[0]
-        for option, keywords in self.options.items():
-            parser.add_argument(option, **keywords)
+        parser = argparse.ArgumentParser(description=self.description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        for name, default in self.settings.items():
+            several = isinstance(default, list)
+            kind = type(default[0] if several else default)
+            keywords = dict(nargs="+" if several else None, choices=default if kind is str else None)
+            parser.add_argument(f"--{name}", default=default, type=kind, help=f"default: {default}", **keywords)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         parser.add_argument("--jobs", type=int, default=cores, help="runs at a time")
         parser.add_argument("--shard", type=shard, default=shard_of_array(os.environ), metavar="I/N",
@@ -55,15 +56,11 @@ class Experiment:
     def main(self, argv=None):
         """Do this shard's jobs, write what they say; returns 0, 1 if a run failed, 2 if it cannot begin, 130 after Ctrl-C."""
         args = self.parse(argv)
-        jobs, out, (index, count) = self.make_jobs(args), args.out.resolve(), args.shard
-        listed = out / f"{self.name}_runs.txt"  # the runs of the table there
+        jobs, out, (index, count) = dict(self.make_jobs(args)), args.out.resolve(), args.shard
         try:
             if args.jobs < 1:
                 raise ValueError(f"--jobs {args.jobs}: must be at least 1")
             out.mkdir(parents=True, exist_ok=True)
-            there = set(listed.read_text().splitlines()) if listed.exists() else set()
-            if others := there - {job.path(out).name for job in jobs.values()}:
-                raise ValueError(f"--out {out}: its table has {len(others)} other runs, as {min(others)}; choose another")
         except (OSError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -77,15 +74,17 @@ class Experiment:
             print(f"FAILED {job.label}: {job.function}{tuple(job.arguments)}\n    {error}", file=sys.stderr)
         records = {key: record for key, job in jobs.items() if (record := job.record(out)) is not None}
         if records and (count == 1 or len(records) == len(jobs)):
-            write_atomically(listed, "".join(f"{jobs[key].path(out).name}\n" for key in records).encode())
             self.write(records, out)
-            print(f"wrote {len(records)} records, listed in {listed}")
+            print(f"of {len(records)} records in {out}")
         return 1 if failed else 0
+
+    def rows(self, records):
+        return [row for key, record in records.items() for row in self.make_rows(key, record)]
 
     def write(self, records, out):
         """Write table and figure; print the summary."""
         table, figure = out / f"{self.name}.csv", out / f"{self.name}.png"
-        rows, text = self.make_rows(records), io.StringIO()
+        rows, text = self.rows(records), io.StringIO()
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")  # with all digits: sweeps can be compared bit for bit
         writer.writeheader()
         writer.writerows(rows)
@@ -113,6 +112,14 @@ def markdown(header, rows):
     return [first, "|---" * len(header) + "|", *others]
 
 
+def by(rows, *names):
+    """{values of these columns, or of functions of a row: rows}, in the order of the rows."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(name(row) if callable(name) else row[name] for name in names), []).append(row)
+    return groups
+
+
 def learned(rows):
     """The median of the epochs learned, "epoch 74", or "never" if half of the runs do not learn; and how many do, "9/10"."""
     epochs = [row["epoch_learned"] or np.inf for row in rows]
@@ -135,12 +142,25 @@ def outcomes(rows, names, line, column):
     return markdown([*names, *columns], [[*i, *(cells.get((i, j), "-") for j in columns)] for i in lines])
 
 
-def by(rows, *names):
-    """{values of these columns, or of functions of a row: rows}, in the order of the rows."""
-    groups = {}
-    for row in rows:
-        groups.setdefault(tuple(name(row) if callable(name) else row[name] for name in names), []).append(row)
-    return groups
+def draw_dots(panels, line, colour, point=lambda r: (100 * r["final_accuracy"], "o")):
+    """Figure of a panel for each of a dict title -> rows: a dot for each row, by default at the final accuracy in percent.
+
+    line(row): texts of its line; colour(row): what has a colour of its own; point(row): where the dot is, and its marker.
+    """
+    lines = list(by([r for rows in panels.values() for r in rows], line))
+    with new_figure(1.6 + 0.2 * len(lines)) as figure:
+        for ax, (title, rows) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items()):
+            for i, (((label,), mine), color) in enumerate(zip(by(rows, colour).items(), COLOURS)):
+                for r in mine:
+                    x, marker = point(r)
+                    ax.plot(x, lines.index((line(r),)) + i / 8, marker, color=color, fillstyle="none", markersize=4)
+                ax.plot([], [], "o", color=color, label=label)
+            ax.set_title(title, fontsize=8)
+            ax.set_yticks(range(len(lines)), [", ".join(texts) for (texts,) in lines], fontsize=7)
+            ax.locator_params(axis="x", nbins=8 // len(panels))
+            ax.legend(fontsize=7)
+        ax.invert_yaxis()
+    return figure
 
 
 def draw_seeds(ax, x, curves, label, color, marker=None):
@@ -148,28 +168,3 @@ def draw_seeds(ax, x, curves, label, color, marker=None):
     for curve in curves:
         ax.plot(x, curve, color=color, marker=marker, linewidth=0.5, markersize=2.5, alpha=0.4)
     ax.plot(x, np.nanmedian(curves, axis=0), color=color, marker=marker, linewidth=1.8, markersize=5, label=label)
-
-
-def draw_outcomes(rows, groups, x, **axis):
-    """Figure of final accuracy, epochs and time to learn against x(row). groups: (rows, label, colour, marker)."""
-    never = 1.7 * max(r["epochs"] for r in rows)  # where a run that does not learn is drawn
-    names = dict(final_accuracy="final accuracy (%)", epoch_learned="epochs to learn", time_learned="time to learn (epochs)")
-    names = {column: name for column, name in names.items() if column in rows[0]}
-    with new_figure(3 * len(names)) as figure:
-        axes = figure.subplots(len(names), 1, sharex=True)
-        for (ax, (column, name)), (mine, *style) in product(zip(axes, names.items()), groups):
-            found = {(r["seed"], x(r)): never if r[column] is None else r[column] for r in mine}
-            at = sorted(set(map(x, mine)))
-            curves = [[found.get((seed, i), np.nan) for i in at] for (seed,) in by(mine, "seed")]
-            draw_seeds(ax, at, np.multiply(curves, 100 if ax is axes[0] else 1), *style)
-            ax.set_ylabel(name)
-        axes[0].axhline(50, color=GREY, linestyle=":", linewidth=1)
-        for ax in axes[1:]:
-            ax.set(yscale="log", ylim=(None, 1.3 * never))
-            ticks = [t for t in (10, 30, 100, 300, 1000, 3000) if ax.get_ylim()[0] < t < never / 1.5]
-            ax.set_yticks([*ticks, never], [*(f"{t:,}" for t in ticks), "never"])
-            ax.set_yticks([], minor=True)
-        axes[-1].set(**axis)
-        entries = dict(zip(*reversed(axes[0].get_legend_handles_labels())))  # label -> line, each once
-        figure.legend(entries.values(), entries, loc="outside upper center", ncols=2, title="thin: seeds, thick: median")
-    return figure

@@ -1,9 +1,6 @@
 """How long a delay can be learned at all? Flossing that fades out by itself as the accuracy rises.
 
-    python example_code/experiments/longest_delay.py
-
-Runs of the delayed XOR task by train_adaptively below, a loop of its own made of the port's pieces. Each finished run is a
-record file in --out, and the same command goes on with what is missing. Writes a table and a figure of the accuracies.
+The task is delayed XOR, the loop, train_adaptively, one of its own that is made of the port's pieces.
 """
 
 import sys
@@ -18,9 +15,7 @@ from extras.figures import BLACK, COLOURS, GREY, new_figure  # noqa: E402
 from extras.record import LEARNED  # noqa: E402
 from extras.run import Run  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
-from gradient_flossing_example import (  # noqa: E402
-    first_loss_index, flossing_engine, train_rnn_flossing, training_engine,
-)  # fmt: skip
+from gradient_flossing_example import first_loss_index, flossing_engine, train_rnn_flossing, training_engine  # noqa: E402
 from julia_packages.flux import ADAMW, ClipNorm, update  # noqa: E402
 from julia_packages.linear_algebra import blas_threads  # noqa: E402
 
@@ -86,67 +81,58 @@ def call(seed, delay, N, E=6000, T=400, **changes):
 
 
 SEEDS = (31, 32, 33)
-TRIALS = {  # a neuron for each step that is to be remembered; without flossing; fewer neurons
-    "reported": [call(seed, delay, 2 * delay) for delay in (45, 60, 80, 100) for seed in SEEDS]
-    + [call(seed, 60, 120, nLE=0) for seed in SEEDS]
-    + [call(31, 60, 80, E=50_000)],
-    "quick": [call(seed, 15, 30, E=600, T=150) for seed in (1, 2)],
-}
-SCHEDULE = ("delay", "N", "nLE", "E", "T", "Tp")  # parameters that are columns of the table
+TRIALS = [call(seed, delay, 2 * delay) for delay in (45, 60, 80, 100) for seed in SEEDS]  # a neuron for each step between
+TRIALS += [call(seed, 60, 120, nLE=0) for seed in SEEDS]  # without flossing
+TRIALS += [call(31, 60, 80, E=50_000)]  # with fewer neurons
+QUICK = [call(seed, 15, 30, E=600, T=150) for seed in (1, 2)]
+SCHEDULE = ("delay", "N", "nLE", "E")  # parameters that are columns of the table
 
 
 def make_jobs(args):
-    """{the 33 arguments: Job}."""
-    function = "example_code.experiments.longest_delay:train_adaptively"
-    return {p: Job(f"delay{p.delay}_N{p.N}_seed{p.sNet}", p, function) for p in TRIALS[args.trials]}
+    """Pairs of the 33 arguments and Job."""
+    for p in QUICK if args.quick else TRIALS:
+        yield p, Job(f"delay{p.delay}_N{p.N}_seed{p.sNet}", p, "example_code.experiments.longest_delay:train_adaptively")
 
 
-def make_rows(records):
-    """One row per run; seconds: of this machine."""
-    return [
-        {name: getattr(p, name) for name in SCHEDULE} | {
-            "seed": p.sNet,
-            "flossing_steps": len(record.flossing_loss), "last_flossing_epoch": int(record.flossing_epoch.max(initial=0)),
-            "epoch_learned": record.epoch_learned(), "final_accuracy": record.final_accuracy(),
-            "seconds": round(record.elapsed_time),
-        }
-        for p, record in records.items()
-    ]  # fmt: skip
+def make_rows(p, record):
+    """One row; seconds: of this machine."""
+    yield {name: getattr(p, name) for name in SCHEDULE} | dict(
+        seed=p.sNet, epoch_learned=record.epoch_learned(), final_accuracy=record.final_accuracy(),
+        seconds=round(record.elapsed_time),
+    )  # fmt: skip
 
 
 def summary(rows):
     """Lines of a Markdown table with a line a schedule; where several numbers stand, one a seed."""
     lines = []
-    for mine in by(rows, *SCHEDULE).values():
-        delay, N, nLE, E = (mine[0][name] for name in SCHEDULE[:4])
+    for (delay, N, k, E), mine in by(rows, *SCHEDULE).items():
         epochs = [f"{r['epoch_learned']:,}" if r["epoch_learned"] else "-" for r in mine]
-        final = ", ".join(f"{100 * r['final_accuracy']:.1f}" for r in mine)
-        seconds = f"{np.median([r['seconds'] for r in mine]):.0f}"
+        final = [f"{100 * r['final_accuracy']:.1f}" for r in mine]
+        seconds = np.median([r["seconds"] for r in mine])
         count = f"{len(mine) - epochs.count('-')}/{len(mine)}"
-        lines.append([f"{delay} ({2 * delay})", N, nLE, f"{E:,}", count, ", ".join(epochs), final, seconds])
+        cells = (f"{delay} ({2 * delay})", N, k, f"{E:,}", count, ", ".join(epochs), ", ".join(final), f"{seconds:.0f}")
+        lines.append(cells)
     header = ["delay (d)", "N", "k", "epochs", "learned", "at epoch", "final accuracy (%)", "seconds (median)"]
     return markdown(header, lines)
 
 
 def draw(records, rows):
     """Accuracy over epochs, a panel a schedule and a line a seed."""
-    rows = [row | {"accuracy": record.accuracy} for row, record in zip(rows, records.values())]
-    schedules = by(rows, *SCHEDULE).values()
+    schedules = by([row | {"accuracy": record.accuracy} for row, record in zip(rows, records.values())], *SCHEDULE)
     with new_figure(2 * len(schedules)) as figure:
         axes = figure.subplots(len(schedules), 1, squeeze=False)[:, 0]
-        for ax, mine in zip(axes, schedules):
+        for ax, ((delay, N, k, _), mine) in zip(axes, schedules.items()):
             for row, colour in zip(mine, (BLACK, *COLOURS) * len(mine)):
                 blocks = row["accuracy"][: len(row["accuracy"]) // CHECK * CHECK].reshape(-1, CHECK)
                 ax.plot(CHECK * np.arange(1, len(blocks) + 1), 100 * blocks.mean(axis=1), linewidth=1, color=colour)
             ax.axhline(100 * LEARNED, color=GREY, linestyle="--", linewidth=1)
             ax.set(ylabel="accuracy (%)", ylim=(48, 101))
-            ax.set_title("delay {delay}, N = {N}, {nLE} exponents flossed, seeds: {n}".format(n=len(mine), **mine[0]), fontsize=10)
+            ax.set_title(f"delay {delay}, N = {N}, {k} exponents flossed, seeds: {len(mine)}", fontsize=10)
         ax.set_xlabel(f"epoch (means of {CHECK})")
     return figure
 
 
-OPTIONS = {"--trials": dict(choices=TRIALS, default="reported", help="what the page reports, or two small runs")}
-EXPERIMENT = Experiment("longest_delay", __doc__, OPTIONS, dict(trials="quick"), make_jobs, make_rows, summary, draw)
+EXPERIMENT = Experiment("longest_delay", __doc__, {}, {}, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())

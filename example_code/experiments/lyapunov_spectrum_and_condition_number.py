@@ -29,14 +29,12 @@ COLOUR = dict(zip((0, *FLOSSED), (BLACK, COLOURS[5], COLOURS[4], COLOURS[2], COL
 
 
 def make_jobs(args):
-    """{(g, seed, k): Job}, k = 0 without flossing; longest first. One epoch of training follows, which is not looked at."""
-    jobs = {}
-    for k, g, seed in product(sorted((0, *FLOSSED), reverse=True), GAINS, args.seeds):
-        steps = args.flossing_steps if k else 0
+    """Pairs of (g, seed, k) and Job, k = 0 without flossing. One epoch of training follows, which is not looked at."""
+    for g, seed, k in product(GAINS, args.seeds, (0, *FLOSSED)):
         # sIn: so that step i of flossing draws its input with seed 1000 * seed + i
-        call = readme_call(seed, E=1, Ep=steps, Ni=0, B=1, Ti=55, N=N, nLE=k, g=g)._replace(sIn=1000 * seed - 1)
-        jobs[g, seed, k] = Job(f"g{g}_k{k}_seed{seed}", call, f"example_code.experiments.{NAME}:floss_and_measure")
-    return jobs
+        call = readme_call(seed, E=1, Ep=args.preflossing if k else 0, Ni=0, B=1, Ti=55, N=N, nLE=k, g=g)
+        job = Job(f"g{g}_k{k}_seed{seed}", call._replace(sIn=1000 * seed - 1), f"example_code.experiments.{NAME}:floss_and_measure")
+        yield (g, seed, k), job
 
 
 def floss_and_measure(*arguments, **options):
@@ -62,19 +60,15 @@ def log10_condition(record, m):
     return np.array([log_condition_number(log_sigma, m), (spectrum[0] - spectrum[m - 1]) * np.array(HORIZONS)]) / np.log(10)
 
 
-def make_rows(records):
-    """One row per network: exponents, condition number measured and predicted, gradient norm (base-10 logarithms)."""
-    at, rows = HORIZONS.index(TABLE_HORIZON), []
-    for (g, seed, k), record in sorted(records.items()):
-        spectrum = record.diagnostics["spectrum"]
-        row = dict(g=g, seed=seed, flossed_exponents=k, lambda_1=spectrum[0])
-        for m in FLOSSED[1:]:
-            row[f"lambda_{m}"] = spectrum[m - 1]
-            row[f"log10_condition_number_{m}"], row[f"log10_prediction_{m}"] = (x[at] for x in log10_condition(record, m))
-        row["log10_gradient_norm"] = record.diagnostics["log_norm"][at] / np.log(10)
-        row["last_flossing_loss"] = record.flossing_loss[-1] if len(record.flossing_loss) else np.nan
-        rows.append({name: v if isinstance(v, int) else float(f"{v:.6g}") for name, v in row.items()})
-    return rows
+def make_rows(key, record):
+    """One row: exponents, condition number measured and predicted, gradient norm (base-10 logarithms)."""
+    at, spectrum = HORIZONS.index(TABLE_HORIZON), record.diagnostics["spectrum"]
+    row = dict(zip(("g", "seed", "flossed_exponents"), key), lambda_1=spectrum[0])
+    for m in FLOSSED[1:]:
+        row[f"lambda_{m}"] = spectrum[m - 1]
+        row[f"log10_condition_number_{m}"], row[f"log10_prediction_{m}"] = log10_condition(record, m)[:, at]
+    row["log10_gradient_norm"] = record.diagnostics["log_norm"][at] / np.log(10)
+    yield {name: v if isinstance(v, int) else float(f"{v:.6g}") for name, v in row.items()}
 
 
 def draw(records, rows):
@@ -106,12 +100,9 @@ def draw(records, rows):
     return figure
 
 
-OPTIONS = {
-    "--seeds": dict(nargs="+", type=int, default=[1, 2, 3, 4, 5], help="one network of each gain"),
-    "--flossing-steps": dict(type=int, default=500, help="per network"),
-}
-QUICK = dict(seeds=[1], flossing_steps=50)
-EXPERIMENT = Experiment(NAME, __doc__, OPTIONS, QUICK, make_jobs, make_rows, lambda rows: [], draw)  # too wide to print
+SETTINGS = dict(seeds=[1, 2, 3, 4, 5], preflossing=500)
+QUICK = dict(seeds=[1], preflossing=50)
+EXPERIMENT = Experiment(NAME, __doc__, SETTINGS, QUICK, make_jobs, make_rows, lambda rows: [], draw)  # too wide to print
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())

@@ -9,16 +9,14 @@ the first half of the time steps, and judged by the second half:
 
 import numpy as np
 
-from julia_packages.checks import check_integer, shown
-
 NOISE = 1e-3  # standard deviation of noise at each unit that a readout must bear: without it 1e-15 of a state could be read
 
 
 def memory(states, inputs, lags):
     """R^2 (len(lags),) of the input of each lag: 0 is that of the last step. Their sum is the memory, in inputs (bits).
 
-    states (T, B, n), inputs (T, B), lags: integers >= 0, in steps. ValueError if that is not so, if a state is not finite,
-    if what is to be read does not vary, or if too few steps have so long a past: half of them, times B, must exceed n.
+    states (T, B, n), inputs (T, B), lags: integers >= 0, in steps. ValueError if a state is not finite, if what is to be
+    read does not vary, or if too few steps have so long a past: half of them, times B, must exceed n.
     """
     return r_squared(states, past(states, inputs, lags))
 
@@ -28,7 +26,6 @@ def xor_memory(states, inputs, delays):
 
     inputs: bits, 0 or 1; delays: integers >= 1, in steps; else as for memory().
     """
-    delays = [check_integer("delays", delay, minimum=1) for delay in delays]
     recent, earlier = np.split(past(states, inputs, [*delays, *(2 * delay for delay in delays)]), 2, axis=-1)
     return r_squared(states, np.abs(recent - earlier))
 
@@ -36,25 +33,17 @@ def xor_memory(states, inputs, delays):
 def gradient_norm(jacobians, steps):
     """Root mean square of the singular values of d h_t / d h_(t - steps), over all of them and over t: 1 if nothing fades.
 
-    jacobians (T, n, n): d h_t / d h_(t-1) along one trial; steps: from 1 to T, else a ValueError.
+    jacobians (T, n, n): d h_t / d h_(t-1) along one trial; steps: from 1 to T.
     """
-    jacobians = np.asarray(jacobians, np.float64)
-    if steps not in range(1, len(jacobians) + 1):
-        raise ValueError(f"steps = {shown(steps)}: must be an integer from 1 to the number of Jacobians, {len(jacobians)}")
-    last = len(jacobians) - steps + 1
-    product = jacobians[:last]
+    product, T = jacobians, len(jacobians)
     for step in range(1, steps):
-        product = jacobians[step : step + last] @ product
-    return np.sqrt((product**2).sum(axis=(1, 2)).mean() / jacobians.shape[1])
+        product = jacobians[step:] @ product[: T - step]
+    return np.sqrt((product**2).sum(axis=(1, 2)).mean() / product.shape[1])
 
 
 def past(states, inputs, lags):
     """The inputs of each lag, (t, B, len(lags)), seen from the last t steps: those before which all of them were shown."""
-    shape, inputs = np.shape(states), np.asarray(inputs, np.float64)
-    if len(shape) != 3 or inputs.shape != shape[:2]:
-        raise ValueError(f"states, inputs: must have shapes (T, B, n) and (T, B), got {shape} and {inputs.shape}")
-    lags = [check_integer("lags", lag, minimum=0) for lag in lags]
-    (T, B, n), first = shape, max(lags)
+    (T, B, n), first = states.shape, max(lags)
     if (T - first) // 2 * B <= n:
         raise ValueError(f"states: {T} steps of {B} trials are too few for a lag of {first} and {n} units")
     return np.stack([inputs[first - lag : T - lag] for lag in lags], axis=-1)
@@ -63,9 +52,8 @@ def past(states, inputs, lags):
 def r_squared(states, targets):
     """R^2 (m,) of linear readouts of the targets (t, B, m) from the last t of the states (T, B, n)."""
     t, B, _ = targets.shape
-    states = np.asarray(states, np.float64)[-t:]
     fitted = t // 2 * B
-    (X, X_new), (y, y_new) = (np.split(a.reshape(t * B, -1), [fitted]) for a in (states, targets))
+    (X, X_new), (y, y_new) = (np.split(a[-t:].reshape(t * B, -1), [fitted]) for a in (states, targets))
     if not (np.isfinite(states).all() and y_new.std(axis=0).all()):
         raise ValueError("states, inputs: states must be finite, and what is to be read must vary")
     mean, level = X.mean(axis=0), y.mean(axis=0)

@@ -9,42 +9,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.delay_sweep import TRAINING, arguments_of  # noqa: E402
-from example_code.experiments.experiment import Experiment, Job, by, draw_outcomes, outcomes  # noqa: E402
-from extras.figures import COLOURS  # noqa: E402
-
-EXPONENTS = (1, 5, 10, 20, 40, 60, 75, 80)  # k, the parameter nLE
-DELAYS = (10, 20, 30)
-LAST_STEPS = 20  # of preflossing, over which the flossing loss is averaged
-
+from example_code.experiments.experiment import Experiment, Job, draw_dots, outcomes  # noqa: E402
 
 def make_jobs(args):
-    jobs = {}
-    for seed, delay, k in product(args.seeds, DELAYS, EXPONENTS):
+    """Pairs of (delay, k, seed) and Job."""
+    for seed, delay, k in product(args.seeds, (10, 20, 30), (1, 5, 10, 20, 40, 60, 75, 80)):
         call = arguments_of("xor", "during", delay, seed, args.epochs, args.preflossing)._replace(nLE=k)
-        jobs[delay, k, seed] = Job(f"delay{delay}_k{k}_seed{seed}", call)
-    return jobs
+        yield (delay, k, seed), Job(f"delay{delay}_k{k}_seed{seed}", call)
 
 
-def make_rows(records):
-    """One row per run. flossing_loss: mean over the k exponents of their squares, at the end of preflossing."""
-    return [
-        dict(delay=delay, k=k, seed=seed, epochs=len(record.loss), flossing_steps=len(record.flossing_loss),
-             flossing_loss=float(record.flossing_loss[record.flossing_epoch == 1][-LAST_STEPS:].mean()),
-             final_accuracy=record.final_accuracy(), epoch_learned=record.epoch_learned())
-        for (delay, k, seed), record in records.items()
-    ]  # fmt: skip
+def make_rows(key, record):
+    """One row. flossing_loss: mean over the k exponents of their squares, in the last 20 steps of preflossing."""
+    yield dict(zip(("delay", "k", "seed"), key), epochs=len(record.loss), flossing_steps=len(record.flossing_loss),
+               flossing_loss=float(record.flossing_loss[record.flossing_epoch == 1][-20:].mean()),
+               final_accuracy=record.final_accuracy(), epoch_learned=record.epoch_learned())  # fmt: skip
 
 
 def summary(rows):
-    ascending = sorted(rows, key=lambda r: (r["k"], r["delay"]))
-    return outcomes(ascending, ["k"], lambda r: (r["k"],), lambda r: f"delay {r['delay']}")
+    return outcomes(sorted(rows, key=lambda r: (r["k"], r["delay"])), ["k"], lambda r: (r["k"],), delay)
 
 
-def draw(records, rows):
-    groups = [(mine, f"delay {d}", *style) for ((d,), mine), *style in zip(by(rows, "delay").items(), COLOURS, "os^")]
-    return draw_outcomes(rows, groups, lambda r: r["k"], xlabel="k, flossed exponents")
-
-
+delay = lambda r: f"delay {r['delay']}"  # noqa: E731
+draw = lambda _, rows: draw_dots({"final accuracy (%)": rows}, lambda r: (f"k = {r['k']}",), delay)  # noqa: E731
 QUICK = dict(seeds=[1], epochs=601, preflossing=100)
 EXPERIMENT = Experiment("number_of_exponents", __doc__, TRAINING, QUICK, make_jobs, make_rows, summary, draw)
 

@@ -1,27 +1,24 @@
 """Where does flossing help nn.RNN, nn.GRU and nn.LSTM? Four tasks, beside what costs nothing, at equal time.
 
-    python example_code/experiments/own_network.py        # all cores of this machine; --tasks xor adding: only these
-
 A network is flossed once, if at all; copies of it are trained at one size of the task (delay, time steps) after the
-other, until one is not learned. The processor's time is the same for all, and that of flossing counts. Writes a table
-with a row for each training, and a figure, to --out. The digits are scikit-learn's (pip install scikit-learn).
+other, until one is not learned. The processor's time is the same for all, and that of flossing counts: --seconds, 0 for
+those of the task. The digits are scikit-learn's (pip install scikit-learn).
 """
 
 import copy
 import sys
 import time
-from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, Job, by, markdown  # noqa: E402
-from example_code.experiments.tasks import CONDITIONS, KINDS, TASKS, start  # noqa: E402
-from extras.figures import COLOURS, new_figure  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, by, draw_dots, markdown  # noqa: E402
+from example_code.experiments.tasks import CONDITIONS, KINDS, SPREAD, TASKS, start  # noqa: E402
 from extras.files import load_arrays, save_arrays  # noqa: E402
 from extras.flossing import floss, flossing_loss  # noqa: E402
 from extras.record import WINDOW  # noqa: E402
@@ -31,26 +28,20 @@ EVERY, NORM, FADED = 4, 1.0, 0.4  # beside training: epochs between, largest nor
 
 
 def make_jobs(args):
-    """{(task, network, condition, seed): Job}."""
-    jobs = {}
-    for task, seed, kind, (name, condition) in product(args.tasks, args.seeds, args.networks, CONDITIONS.items()):
-        if kind in condition.kinds:
-            arguments = (task, kind, name, seed, args.seconds or TASKS[task].seconds)
-            label = "_".join(map(str, arguments[:-1])).replace(", ", "_").replace(" ", "_")
-            jobs[arguments[:-1]] = Job(label, arguments, f"{MODULE}:floss_and_train", f"{MODULE}:load")
-    return jobs
+    """Pairs of (task, network, condition, seed) and Job."""
+    for task, seed, kind, (condition, kinds) in product(args.tasks, args.seeds, args.networks, CONDITIONS.items()):
+        if kind in kinds:
+            key = (task, kind, condition, seed)
+            label = "_".join(map(str, key)).replace(", ", "_").replace(" ", "_")
+            arguments = (*key, args.seconds or TASKS[task].seconds)
+            yield key, Job(label, arguments, f"{MODULE}:floss_and_train", f"{MODULE}:load")
 
 
-@dataclass
-class Trainings:
-    """What became of one network: rows of the table, one for each size. It is done as a whole, never interrupted."""
-
-    parameters: dict
-    rows: list
-    interrupted: bool = False
+class Trainings(SimpleNamespace):
+    """What became of one network: its parameters, and rows of the table. It is done as a whole, never interrupted."""
 
     def save(self, path):
-        save_arrays(path, MODULE, asdict(self), {})
+        save_arrays(path, MODULE, vars(self) | dict(interrupted=False), {})
 
 
 def load(path):
@@ -59,16 +50,16 @@ def load(path):
 
 def floss_and_train(name, kind, condition, seed, seconds, **_):
     """The Trainings of one network: flossed once, copies of it trained at one size after the other."""
-    same, task, how = dict(task=name, network=kind, condition=condition, seed=seed), TASKS[name], CONDITIONS[condition]
+    same, task, how = dict(task=name, network=kind, condition=condition, seed=seed), TASKS[name], condition.split(", ")
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     draw = lambda: task.batch(task.sizes[0], generator)[0][: task.window, :1]  # noqa: E731
     inputs = draw()
     network = getattr(nn, kind)(inputs.shape[-1], task.H)
-    start(network, how.weights, how.gates, task.memory)
-    started, steps, loss = time.process_time(), task.steps if how.before else 0, None
+    start(network, how, task.memory)
+    started, steps, loss = time.process_time(), task.steps if "flossed" in how else 0, None
     if steps:
-        history = floss(network, draw, task.k, steps=steps, discard=16, spread=how.spread)
+        history = floss(network, draw, task.k, steps=steps, discard=16, spread=SPREAD if "spread" in how else None)
         loss = float(f"{(history.exponents[-20:] ** 2).mean():.2g}")
     flossing_seconds = time.process_time() - started
     flossing, rows = dict(flossing_steps=steps, flossing_loss=loss, flossing_seconds=round(flossing_seconds, 1)), []
@@ -77,7 +68,7 @@ def floss_and_train(name, kind, condition, seed, seconds, **_):
         rows.append(dict(task=name, size=size) | same | flossing | row)
         if row["epoch_learned"] is None:
             break
-    return Trainings(same | dict(seconds=seconds), rows)
+    return Trainings(parameters=same | dict(seconds=seconds), rows=rows)
 
 
 def train(network, task, how, size, seed, seconds):
@@ -98,7 +89,7 @@ def train(network, task, how, size, seed, seconds):
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         scores.append(score)
-        if how.beside and len(scores) % EVERY == 0:
+        if "flossed beside training" in how and len(scores) % EVERY == 0:
             add_flossing_gradient(network, inputs[: max(task.window, 3 * size), :1], np.mean(scores[-20:]))
         optimizer.step()
         if len(scores) >= WINDOW:
@@ -145,36 +136,23 @@ def result(rows):
     return f"{', '.join(epochs)}; {', '.join(map(str, longest))}"
 
 
-def draw(records, rows):
+def draw(_, rows):
     """For each network and condition the seconds until each size was learned (crosses: it was not), or the test accuracy."""
-    lines, tasks = list(by(rows, "network", "condition")), by(rows, "task")
-    with new_figure(1.2 + 0.2 * len(lines)) as figure:
-        axes = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-        for ax, ((task,), of_task) in zip(axes, tasks.items()):
-            accuracy, colours = task == "digits", dict(zip(by(of_task, "size"), COLOURS))
-            for row in sorted(of_task, key=lambda r: r["size"]):
-                x = row["score"] if accuracy else row["flossing_seconds"] + row["training_seconds"]
-                style = dict(marker="o" if row["epoch_learned"] or accuracy else "x", color=colours[row["size"],])
-                ax.plot(x, lines.index((row["network"], row["condition"])), fillstyle="none", ms=4, **style)
-            for (size,), colour in colours.items():
-                ax.plot([], [], "o", color=colour, label=size)
-            ax.set(title=task, xlabel="test accuracy" if accuracy else "seconds")
-            ax.locator_params(axis="x", nbins=2)
-            ax.legend(fontsize=7, loc="upper left")
-        ax.set_yticks(range(len(lines)), [f"{kind}: {condition}" for kind, condition in lines], fontsize=7)
-        ax.invert_yaxis()
-    return figure
+
+    def point(r):
+        if r["task"] == "digits":
+            return r["score"], "o"
+        return r["flossing_seconds"] + r["training_seconds"], "o" if r["epoch_learned"] else "x"
+
+    measured = lambda r: f"{r['task']} ({'test accuracy' if r['task'] == 'digits' else 'seconds'})"  # noqa: E731
+    panels = {title: mine for (title,), mine in by(rows, measured).items()}
+    return draw_dots(panels, lambda r: (r["network"], r["condition"]), lambda r: r["size"], point)
 
 
-OPTIONS = {
-    "--tasks": dict(nargs="+", choices=TASKS, default=list(TASKS), metavar="TASK", help="xor, adding, copy, digits"),
-    "--networks": dict(nargs="+", choices=KINDS, default=list(KINDS), metavar="KIND", help="RNN, GRU, LSTM"),
-    "--seeds": dict(nargs="+", type=int, default=[11, 12, 13, 14, 15], help="one network of each kind"),
-    "--seconds": dict(type=float, help="of the processor for a training and the flossing before it; default: the task's"),
-}
-make_rows = lambda records: [row for record in records.values() for row in record.rows]  # noqa: E731
+SETTINGS = dict(tasks=[*TASKS], networks=[*KINDS], seeds=[11, 12, 13, 14, 15], seconds=0.0)
+make_rows = lambda key, record: record.rows  # noqa: E731
 QUICK = dict(tasks=["xor"], networks=["RNN"], seeds=[1], seconds=8.0)
-EXPERIMENT = Experiment("own_network", __doc__, OPTIONS, QUICK, make_jobs, make_rows, summary, draw)
+EXPERIMENT = Experiment("own_network", __doc__, SETTINGS, QUICK, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())

@@ -16,8 +16,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from extras.checkpoint import FORMAT
-from extras.files import load_arrays
 from extras.progress import StatusLine
 
 ONE_BLAS_THREAD = {f"{name}_THREADS": "1" for name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM")}
@@ -99,10 +97,6 @@ def do(job, out):
 
             fcntl.flock(lock, fcntl.LOCK_EX)  # waits; given back when the process ends, however that is
         if job.record(out) is None:
-            try:
-                load_arrays(checkpoint, FORMAT)
-            except (OSError, ValueError):  # none, or damaged: from the start
-                checkpoint.unlink(missing_ok=True)
             options = dict(progress=False, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY)
             pkgutil.resolve_name(job.function)(*job.arguments, **options).save(written)
             os.replace(written, job.path(out))

@@ -23,12 +23,11 @@ EARLY = 50  # epochs over which the gradient norm is averaged, before any networ
 
 
 def make_jobs(args):
-    jobs = {}
+    """Pairs of (target, seed) and Job."""
     for seed, target in product(args.seeds, TARGETS):
-        flossing = dict(Ep=0) if target is None else dict(Ep=args.flossing_steps, Lwnt=target)
+        flossing = dict(Ep=0) if target is None else dict(Ep=args.preflossing, Lwnt=target)
         call = readme_call(seed, E=args.epochs, Ni=0, **flossing)
-        jobs[target, seed] = Job(f"target{target}_seed{seed}", call, f"example_code.experiments.{NAME}:train_and_look")
-    return jobs
+        yield (target, seed), Job(f"target{target}_seed{seed}", call, f"example_code.experiments.{NAME}:train_and_look")
 
 
 def train_and_look(*arguments, **options):
@@ -53,20 +52,18 @@ def condition(ps, p):
     return log_condition_number(log_singular_values(jacobians[HORIZON:], [HORIZON])[0], p["nLE"])
 
 
-def make_rows(records):
-    """One row per run; exponents: at the last flossing step; gradient: norm with respect to xInit, base-10 logarithms."""
-    rows = []
-    for (target, seed), record in records.items():
-        exponents = record.lyapunov_spectrum[-1].astype(float) if target is not None else np.full(1, np.nan)
-        before, after, *_, trained = (record.diagnostics["log_condition_number"] / np.log(10)).tolist()
-        rows.append({
-            "target": "none" if target is None else target, "seed": seed, "mean_exponent": float(exponents.mean()),
-            "largest_exponent": float(exponents.max()), "smallest_exponent": float(exponents.min()),
-            "epoch_learned": record.epoch_learned(), "final_accuracy": record.final_accuracy(),
-            "log10_gradient_norm": float(np.log10(record.gradient_norm["xInit"][:EARLY]).mean()),
-            "log10_condition_before": before, "log10_condition_flossed": after, "log10_condition_trained": trained,
-        })  # fmt: skip
-    return rows
+def make_rows(key, record):
+    """One row. Exponents: at the last flossing step; gradient: norm with respect to xInit, base-10 logarithms."""
+    target, seed = key
+    exponents = np.full(1, np.nan) if target is None else record.lyapunov_spectrum[-1].astype(float)
+    before, after, *_, trained = (record.diagnostics["log_condition_number"] / np.log(10)).tolist()
+    yield {
+        "target": "none" if target is None else target, "seed": seed, "mean_exponent": float(exponents.mean()),
+        "largest_exponent": float(exponents.max()), "smallest_exponent": float(exponents.min()),
+        "epoch_learned": record.epoch_learned(), "final_accuracy": record.final_accuracy(),
+        "log10_gradient_norm": float(np.log10(record.gradient_norm["xInit"][:EARLY]).mean()),
+        "log10_condition_before": before, "log10_condition_flossed": after, "log10_condition_trained": trained,
+    }  # fmt: skip
 
 
 def summary(rows):
@@ -82,40 +79,26 @@ def summary(rows):
 
 
 def draw(records, rows):
-    """Spectra reached, accuracy, gradient norm and condition number: thin lines seeds, thick ones medians."""
-    mean = lambda values: uniform_filter1d(values, 10, mode="constant")  # noqa: E731  (zeros beyond the ends)
-    smooth = lambda values: mean(values) / mean(np.ones(len(values)))  # noqa: E731
-    with new_figure(7) as figure:
-        (spectra, accuracy), (gradients, conditions) = figure.subplots(2, 2)
+    """Accuracy and condition number: thin lines seeds, thick ones medians."""
+    with new_figure(4.2) as figure:
+        accuracy, conditions = figure.subplots(1, 2)
         for target in dict.fromkeys(target for target, _ in records):
             mine = [record for (t, _), record in records.items() if t == target]
             style = "no flossing" if target is None else f"target {target:g}", COLOUR[target]
-            if target is not None:
-                reached = [r.lyapunov_spectrum[-1] for r in mine]
-                draw_seeds(spectra, np.arange(1, len(reached[0]) + 1), reached, *style)
-                spectra.axhline(target, color=COLOUR[target], linestyle=":", linewidth=1)
             epochs = np.arange(1, mine[0].parameters["E"] + 1)
-            draw_seeds(accuracy, epochs, [100 * smooth(r.accuracy) for r in mine], *style)
-            draw_seeds(gradients, epochs, [smooth(np.log10(r.gradient_norm["xInit"])) for r in mine], *style)
+            draw_seeds(accuracy, epochs, [100 * uniform_filter1d(r.accuracy, 10, mode="nearest") for r in mine], *style)
             log10 = [r.diagnostics["log_condition_number"] / np.log(10) for r in mine]
             draw_seeds(conditions, [-BETWEEN, *epochs[::BETWEEN], epochs[-1] + 1], log10, *style, marker="o")
-        spectra.set(xlabel="index of the exponent", ylabel="Lyapunov exponent (1/step)", title="A  after flossing")
         accuracy.axhline(50, color=GREY, linestyle="--", linewidth=1)
-        accuracy.set(xlabel="epoch", ylabel="accuracy (%)", title="B  learning")
-        gradients.set(xlabel="epoch", ylabel="log10 of the gradient norm", title="C  d loss / d initial state")
-        conditions.set(xlabel="epoch; leftmost: before flossing", ylabel="log10 of sigma_1 / sigma_75")
-        conditions.set_title(f"D  long-term Jacobian, {HORIZON} steps")
+        accuracy.set(xlabel="epoch (means of 10)", ylabel="accuracy (%)")
+        conditions.set(xlabel="epoch; leftmost: before flossing", ylabel=f"log10 of sigma_1 / sigma_75, {HORIZON} steps")
         figure.legend(*accuracy.get_legend_handles_labels(), loc="outside upper center", ncols=5)
     return figure
 
 
-OPTIONS = {
-    "--seeds": dict(nargs="+", type=int, default=list(range(1, 11)), help="one network each"),
-    "--epochs": dict(type=int, default=1001, help="of training"),
-    "--flossing-steps": dict(type=int, default=500, help="before training"),
-}
-QUICK = dict(seeds=[1], epochs=201, flossing_steps=100)
-EXPERIMENT = Experiment(NAME, __doc__, OPTIONS, QUICK, make_jobs, make_rows, summary, draw)
+SETTINGS = dict(seeds=[*range(1, 11)], epochs=1001, preflossing=500)
+QUICK = dict(seeds=[1], epochs=201, preflossing=100)
+EXPERIMENT = Experiment(NAME, __doc__, SETTINGS, QUICK, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())

@@ -89,43 +89,34 @@ TASKS = {
 
 KINDS, GATED = ("RNN", "GRU", "LSTM"), ("GRU", "LSTM")
 SPREAD = 0.5
+CONDITIONS = {  # what is done, in words between commas, and to which networks
+    "as drawn": KINDS,
+    "orthogonal": KINDS,
+    "open gates": GATED,
+    "open gates, orthogonal": GATED,
+    "forget bias 1": ("LSTM",),
+    "chrono": GATED,
+    "flossed": KINDS,  # before training
+    "flossed, spread": ("RNN",),
+    "orthogonal, flossed beside training": ("RNN",),
+    "open gates, flossed, spread": GATED,
+    "open gates, orthogonal, flossed beside training": GATED,
+}
 
 
 @torch.no_grad()
-def start(network, weights, gates, length):
-    """Change what torch drew. gates: "open"; "forget", a bias of 1; "chrono", for memories of up to `length` steps."""
-    if weights == "orthogonal":
+def start(network, words, length=None):
+    """Change what torch drew, as the words of a condition say; "chrono": for memories of up to `length` steps."""
+    if "orthogonal" in words:
         for block in network.weight_hh_l0.split(network.hidden_size):
             nn.init.orthogonal_(block)
-    if gates == "open":
+    if "open gates" in words:
         open_gates(network)
-    elif gates:  # Tallec & Ollivier, 2018: 1 to length steps are held
-        held = torch.zeros_like(network.bias_hh_l0).chunk(len(network.bias_hh_l0) // network.hidden_size)
-        held[1][:] = 1 if gates == "forget" else (1 + (length - 2) * torch.rand(network.hidden_size)).log()
-        held[0][:] = -held[1] if len(held) == 4 and gates == "chrono" else 0
-        network.bias_ih_l0 += torch.cat(held)
-
-
-@dataclass(frozen=True)
-class Condition:
-    weights: str = "drawn"
-    gates: str = ""
-    before: bool = False  # flossed before training
-    spread: float | None = None
-    beside: bool = False  # flossed during training
-    kinds: tuple = KINDS
-
-
-CONDITIONS = {
-    "as drawn": Condition(),
-    "orthogonal": Condition("orthogonal"),
-    "open gates": Condition(gates="open", kinds=GATED),
-    "open gates, orthogonal": Condition("orthogonal", "open", kinds=GATED),
-    "forget bias 1": Condition(gates="forget", kinds=("LSTM",)),
-    "chrono": Condition(gates="chrono", kinds=GATED),
-    "flossed": Condition(before=True),
-    "flossed, spread": Condition(before=True, spread=SPREAD, kinds=("RNN",)),
-    "orthogonal, flossed beside training": Condition("orthogonal", beside=True, kinds=("RNN",)),
-    "open gates, flossed, spread": Condition(gates="open", before=True, spread=SPREAD, kinds=GATED),
-    "open gates, orthogonal, flossed beside training": Condition("orthogonal", "open", beside=True, kinds=GATED),
-}
+    if "forget bias 1" in words:
+        network.bias_ih_l0.chunk(4)[1].add_(1)
+    if "chrono" in words:  # Tallec & Ollivier, 2018: 1 to length steps are held
+        held = (1 + (length - 2) * torch.rand(network.hidden_size)).log()
+        first, second, *others = network.bias_ih_l0.split(network.hidden_size)
+        second += held
+        if len(others) == 2:  # an LSTM
+            first -= held

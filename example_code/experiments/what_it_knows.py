@@ -1,9 +1,7 @@
 """What does a network know of its past input before flossing, after it and after training? Does that predict learning?
 
-    python example_code/experiments/what_it_knows.py        # all cores of this machine
-
 The port's network and nn.RNN, nn.GRU and nn.LSTM of 80 units: memory of bits and of XORs of pairs (memory.py), the
-input's gain, and the gradient over 2 * delay steps; delayed XOR, delay 10. Writes a table and a figure.
+input's gain, and the gradient over 2 * delay steps; delayed XOR, delay 10. --steps: of flossing.
 """
 
 import copy
@@ -19,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import Experiment, Job, markdown, readme_call  # noqa: E402
 from example_code.experiments.memory import gradient_norm, memory, xor_memory  # noqa: E402
 from example_code.experiments.own_network import Trainings, make_rows  # noqa: E402
-from example_code.experiments.tasks import KINDS, SPREAD, start  # noqa: E402
+from example_code.experiments.tasks import KINDS, SPREAD  # noqa: E402
 from example_code.floss_your_own_network import H, floss_before_training, training  # noqa: E402
 from extras.figures import COLOURS, new_figure  # noqa: E402
+from extras.flossing import open_gates  # noqa: E402
 from gradient_flossing_example import train_rnn_flossing  # noqa: E402
 
 DELAY, LAGS, DELAYS = 10, range(41), range(1, 21)
@@ -30,10 +29,11 @@ NETWORKS, FLOSSING = ("port", *KINDS), ("none", "alone", "with spread")  # with 
 
 
 def make_jobs(args):
-    """{(network, flossing, seed): Job}."""
+    """Pairs of (network, flossing, seed) and Job."""
     function, load = "example_code.experiments.what_it_knows:look_at_stages", "example_code.experiments.own_network:load"
-    keys = [key for key in product(NETWORKS, FLOSSING, args.seeds) if key[:2] != ("port", "with spread")]
-    return {key: Job("_".join(map(str, key)).replace(" ", "_"), (*key, args.steps, args.epochs), function, load) for key in keys}
+    for key in product(NETWORKS, FLOSSING, args.seeds):
+        if key[:2] != ("port", "with spread"):
+            yield key, Job("_".join(map(str, key)).replace(" ", "_"), (*key, args.steps, args.epochs), function, load)
 
 
 def look_at_stages(network, flossing, seed, steps, epochs, **_):
@@ -44,7 +44,7 @@ def look_at_stages(network, flossing, seed, steps, epochs, **_):
         for stage, net, accuracy in stages(*same.values(), 0 if flossing == "none" else steps, epochs)
         if (stage, flossing) != ("flossed", "none")
     ]
-    return Trainings(same | dict(steps=steps, epochs=epochs), rows)
+    return Trainings(parameters=same | dict(steps=steps, epochs=epochs), rows=rows)
 
 
 def port_stages(_, flossing, seed, steps, epochs):
@@ -63,7 +63,7 @@ def torch_stages(kind, flossing, seed, steps, epochs):
     network = getattr(nn, kind)(1, H)
     yield "drawn", network, None
     if flossing == "with spread" and kind != "RNN":
-        start(network, "drawn", "open", None)
+        open_gates(network)
     floss_before_training(network, steps, spread=SPREAD if flossing == "with spread" else None)
     yield "flossed", network, None
     accuracies = [accuracy for _, (_, accuracy) in zip(range(epochs), training(network, DELAY, seed))]
@@ -121,13 +121,9 @@ def draw(records, rows):
     return figure
 
 
-OPTIONS = {
-    "--seeds": dict(nargs="+", type=int, default=[1, 2], help="one network of each kind"),
-    "--steps": dict(type=int, default=400, help="of flossing"),
-    "--epochs": dict(type=int, default=150, help="of training"),
-}
+SETTINGS = dict(seeds=[1, 2], steps=400, epochs=150)
 QUICK = dict(seeds=[1], steps=50, epochs=30)
-EXPERIMENT = Experiment("what_it_knows", __doc__, OPTIONS, QUICK, make_jobs, make_rows, summary, draw)
+EXPERIMENT = Experiment("what_it_knows", __doc__, SETTINGS, QUICK, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())
