@@ -3,11 +3,7 @@
 "ours" and "torch" are the trainer's engines "adjoint" and "autograd", on the same numbers and with one thread. For
 networks of torch "ours" is extras/flossing.py, "jvp" is vmap(jvp) of torch's cell, and "plain" writes the tangents of an
 nn.RNN by hand, both with a QR factorisation in every step. All sizes and engines take turns. Times are medians of
-processor time, which other processes do not lengthen; in brackets the distance of the quartiles. As on a processor
-without AVX512:
-
-    OPENBLAS_CORETYPE=Haswell NPY_DISABLE_CPU_FEATURES="X86_V4 AVX512_ICL AVX512_SPR" ATEN_CPU_CAPABILITY=avx2
-    MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2
+processor time, which other processes do not lengthen; in brackets the distance of the quartiles.
 """
 
 import argparse
@@ -15,6 +11,7 @@ import os
 import platform
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 os.environ.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # read by the imports
@@ -23,7 +20,7 @@ import torch  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import gradient_flossing_example as example  # noqa: E402
-from example_code.experiments.experiment import markdown  # noqa: E402
+from example_code.experiments.experiment import pivot  # noqa: E402
 from extras.flossing import _orthonormal_system, lyapunov_exponents  # noqa: E402
 
 SIZES = {  # what differs from the README call
@@ -31,14 +28,14 @@ SIZES = {  # what differs from the README call
     "flossing": [{}, dict(nLE=16), dict(N=160), dict(N=320, nLE=320), dict(Tp=440)],
 }
 NETWORK_SIZES = [(80, 75, 55, 1), (80, 75, 55, 16), (256, 32, 200, 1), (256, 32, 200, 16)]  # H, k, T, B
-SEED = 1
+OURS, TORCH, SEED = "ours (ms)", "torch (ms)", 1
 
 
 def step(kind, engine, **sizes):
     """Function without arguments that takes one gradient of random float32 arrays."""
     p, rng = example.README_CALL._replace(E=0, **sizes), np.random.default_rng(SEED)
     ps = example.train_rnn_flossing(*p, progress=False).initial
-    engine = {"ours": "adjoint", "torch": "autograd"}[engine]
+    engine = {OURS: "adjoint", TORCH: "autograd"}[engine]
     if kind == "training":
         s, target = rng.integers(0, 2, (2, p.T, 1, p.B)).astype(np.float32)
         gradient = example.training_engine(engine, p.N, p.T, p.B, example.first_loss_index(p.delay, p.task))
@@ -89,28 +86,13 @@ def measure(functions, rounds):
     return {key: np.array(seconds[1:]) for key, seconds in times.items()}  # without the first, which prepares
 
 
-def report(kind, sizes, rounds):
-    """Print a table of our times and torch's: medians, distances of the quartiles, ratios."""
-    steps = {(i, e): step(kind, e, **size) for i, size in enumerate(sizes) for e in ("ours", "torch")}
+def report(names, steps, rounds):
+    """Print a table of medians in ms, in brackets the distance of the quartiles. steps: {(first cells, column): function}."""
     ms = {key: 1e3 * np.quantile(times, [0.5, 0.25, 0.75]) for key, times in measure(steps, rounds).items()}
-    rows = []
-    for i, size in enumerate(sizes):
-        cells = [f"{ms[i, e][0]:.4g} ({ms[i, e][2] - ms[i, e][1]:.1g})" for e in ("ours", "torch")]
-        name = ", ".join(f"{key} {value}" for key, value in size.items()) or "README"
-        rows.append([name, *cells, f"{ms[i, 'torch'][0] / ms[i, 'ours'][0]:.2f}"])
-    print("\n".join(["", *markdown([kind, "ours (ms)", "torch (ms)", "torch / ours"], rows)]), flush=True)
-
-
-def report_networks(sizes, rounds):
-    """Print a table for networks of torch: medians in milliseconds, Float64 and Float32; plain lines for nn.RNN only."""
-    columns = [(engine, dtype) for dtype in ("float64", "float32") for engine in ("ours", "jvp", "plain")]
-    rows = []
-    for network in ("RNN", "GRU", "LSTM"):
-        for H, k, T, B in sizes:
-            steps = {c: network_step(network, *c, H, k, T, B) for c in columns if network == "RNN" or "plain" not in c}
-            ms = {c: f"{1e3 * np.median(times):.4g}" for c, times in measure(steps, rounds).items()}
-            rows.append([f"nn.{network}", f"{H}, {k}, {T}, {B}", *(ms.get(c, "-") for c in columns)])
-    print("\n".join(["", *markdown(["network", "H, k, T, B", *map(" ".join, columns)], rows)]), flush=True)
+    cells = {key: f"{median:.4g} ({high - low:.1g})" for key, (median, low, high) in ms.items()}
+    cells |= {(row, "torch / ours"): f"{ms[row, TORCH][0] / ms[row, OURS][0]:.2f}" for row, column in ms if column == TORCH}
+    lines = pivot(cells, names, lambda key: key[0], lambda key: key[1], lambda keys: cells[keys[0]])
+    print("\n".join(["", *lines]), flush=True)
 
 
 def main(argv=None):
@@ -118,9 +100,17 @@ def main(argv=None):
     parser.add_argument("--quick", action="store_true", help="few sizes and rounds")
     quick = parser.parse_args(argv).quick
     print(f"{platform.platform()}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}")
+    named = lambda size: ", ".join(f"{key} {value}" for key, value in size.items()) or "README"  # noqa: E731
     for kind, sizes in SIZES.items():
-        report(kind, sizes[: 2 if quick else None], 2 if quick else 12)
-    report_networks(NETWORK_SIZES[: 1 if quick else None], 1 if quick else 3)
+        some = product(sizes[: 2 if quick else None], (OURS, TORCH))
+        report([kind], {((named(size),), engine): step(kind, engine, **size) for size, engine in some}, 2 if quick else 12)
+    networks = product(("RNN", "GRU", "LSTM"), NETWORK_SIZES[: 1 if quick else None])
+    steps = {
+        ((f"nn.{network}", ", ".join(map(str, size))), f"{engine} {dtype}"): network_step(network, engine, dtype, *size)
+        for (network, size), dtype, engine in product(networks, ("float64", "float32"), ("ours", "jvp", "plain"))
+        if network == "RNN" or engine != "plain"
+    }
+    report(["network", "H, k, T, B"], steps, 1 if quick else 3)
 
 
 if __name__ == "__main__":

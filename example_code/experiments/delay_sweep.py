@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, Job, draw_dots, outcomes, readme_call  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, draw_dots, outcome, pivot, readme_call  # noqa: E402
 
 TASKS = {"xor": -1, "copy": 0, "parity of 4": -2}  # the parameter `task`
 DELAYS = {"xor": (10, 20, 30, 40), "copy": (40,), "parity of 4": (10,)}
@@ -54,7 +54,7 @@ def make_rows(key, record):
 
 line = lambda r: (r["task"], f"{r['delay']} ({r['d']})")  # noqa: E731
 condition = lambda r: CONDITIONS[r["condition"]][1]  # noqa: E731
-summary = lambda rows: outcomes(rows, ["task", "delay (d)"], line, condition)  # noqa: E731
+summary = lambda rows: pivot(rows, ["task", "delay (d)"], line, condition, outcome)  # noqa: E731
 draw = lambda _, rows: draw_dots({"final accuracy (%)": rows}, line, condition)  # noqa: E731
 
 TRAINING = dict(seeds=[*range(1, 11)], epochs=4501, preflossing=500)  # settings of number_of_exponents.py, too

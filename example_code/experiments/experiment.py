@@ -51,19 +51,16 @@ class Experiment:
         parser.add_argument("--quick", action="store_true", help="small runs: less than two minutes, a folder of their own")
         if parser.parse_args(argv).quick:
             parser.set_defaults(out=Path("out", f"{self.name}_quick"), **self.quick)
-        return parser.parse_args(argv)
+        args = parser.parse_args(argv)
+        if args.jobs < 1 or args.out.is_file():
+            parser.error(f"--jobs {args.jobs} --out {args.out}: must be at least 1, and a folder")
+        return args
 
     def main(self, argv=None):
-        """Do this shard's jobs, write what they say; returns 0, 1 if a run failed, 2 if it cannot begin, 130 after Ctrl-C."""
+        """Do this shard's jobs, write what they say; returns 0, 1 if a run failed, 130 after Ctrl-C."""
         args = self.parse(argv)
         jobs, out, (index, count) = dict(self.make_jobs(args)), args.out.resolve(), args.shard
-        try:
-            if args.jobs < 1:
-                raise ValueError(f"--jobs {args.jobs}: must be at least 1")
-            out.mkdir(parents=True, exist_ok=True)
-        except (OSError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        out.mkdir(parents=True, exist_ok=True)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception: the processes are ended before this one
         try:
             failed = do_all(list(jobs.values())[index::count], out, args.jobs)
@@ -75,16 +72,12 @@ class Experiment:
         records = {key: record for key, job in jobs.items() if (record := job.record(out)) is not None}
         if records and (count == 1 or len(records) == len(jobs)):
             self.write(records, out)
-            print(f"of {len(records)} records in {out}")
         return 1 if failed else 0
-
-    def rows(self, records):
-        return [row for key, record in records.items() for row in self.make_rows(key, record)]
 
     def write(self, records, out):
         """Write table and figure; print the summary."""
         table, figure = out / f"{self.name}.csv", out / f"{self.name}.png"
-        rows, text = self.rows(records), io.StringIO()
+        rows, text = [row for key, record in records.items() for row in self.make_rows(key, record)], io.StringIO()
         writer = csv.DictWriter(text, rows[0], lineterminator="\n")  # with all digits: sweeps can be compared bit for bit
         writer.writeheader()
         writer.writerows(rows)
@@ -120,43 +113,40 @@ def by(rows, *names):
     return groups
 
 
-def learned(rows):
-    """The median of the epochs learned, "epoch 74", or "never" if half of the runs do not learn; and how many do, "9/10"."""
-    epochs = [row["epoch_learned"] or np.inf for row in rows]
-    median = np.median(epochs)
-    return f"epoch {median:.0f}" if np.isfinite(median) else "never", f"{np.isfinite(epochs).sum()}/{len(epochs)}"
+def pivot(rows, names, line, column, cell):
+    """Lines of a Markdown table: cell(rows) for each line(row), its first cells, below `names`, and column(row), a header."""
+    groups = by(rows, line, column)
+    lines, columns = map(dict.fromkeys, zip(*groups))
+    cells = [[cell(groups[i, j]) if (i, j) in groups else "-" for j in columns] for i in lines]
+    return markdown([*names, *columns], [[*line, *mine] for line, mine in zip(lines, cells)])
 
 
-def outcomes(rows, names, line, column):
-    """Lines of a Markdown table of medians over seeds, and how many learned: "99.8 %, epoch 74, time 1074, 9/10".
-
-    line(row): the first cells, in columns called `names`; column(row): the header of the row's column.
-    """
-    cells = by(rows, line, column)
-    for cell, mine in cells.items():
-        epoch, count = learned(mine)
-        if epoch != "never" and "time_learned" in mine[0]:
-            epoch += f", time {np.median([r['time_learned'] or np.inf for r in mine]):.0f}"
-        cells[cell] = f"{100 * np.median([r['final_accuracy'] for r in mine]):.1f} %, {epoch}, {count}"
-    lines, columns = map(dict.fromkeys, zip(*cells))
-    return markdown([*names, *columns], [[*i, *(cells.get((i, j), "-") for j in columns)] for i in lines])
+def outcome(rows):
+    """Medians, and how many learned: "99.8 %, epoch 74, time 1074, 9/10"; "never": half of the runs do not learn."""
+    median = lambda name: np.median([np.inf if row[name] is None else row[name] for row in rows])  # noqa: E731
+    when = [f"{name} {median(f'{name}_learned'):.0f}" for name in ("epoch", "time") if f"{name}_learned" in rows[0]]
+    if np.isinf(median("epoch_learned")):
+        when = ["never"]
+    count = sum(row["epoch_learned"] is not None for row in rows)
+    return ", ".join([f"{100 * median('final_accuracy'):.1f} %", *when, f"{count}/{len(rows)}"])
 
 
-def draw_dots(panels, line, colour, point=lambda r: (100 * r["final_accuracy"], "o")):
-    """Figure of a panel for each of a dict title -> rows: a dot for each row, by default at the final accuracy in percent.
+def draw_dots(panels, line, colour, x=lambda r: 100 * r["final_accuracy"]):
+    """Figure of a panel for each of a dict title -> rows: a dot for each row, or a cross if it has not learned.
 
-    line(row): texts of its line; colour(row): what has a colour of its own; point(row): where the dot is, and its marker.
+    line(row): texts of its line; colour(row): what has a colour of its own; x(row): by default the final accuracy in percent.
     """
     lines = list(by([r for rows in panels.values() for r in rows], line))
     with new_figure(1.6 + 0.2 * len(lines)) as figure:
         for ax, (title, rows) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items()):
             for i, (((label,), mine), color) in enumerate(zip(by(rows, colour).items(), COLOURS)):
                 for r in mine:
-                    x, marker = point(r)
-                    ax.plot(x, lines.index((line(r),)) + i / 8, marker, color=color, fillstyle="none", markersize=4)
+                    marker, y = "x" if r["epoch_learned"] is None else "o", lines.index((line(r),)) + i / 8
+                    ax.plot(x(r), y, marker, color=color, fillstyle="none", markersize=4)
                 ax.plot([], [], "o", color=color, label=label)
             ax.set_title(title, fontsize=8)
-            ax.set_yticks(range(len(lines)), [", ".join(texts) for (texts,) in lines], fontsize=7)
+            ax.set_yticks(range(len(lines)), [", ".join(texts) for (texts,) in lines])
+            ax.tick_params(labelsize=7)
             ax.locator_params(axis="x", nbins=8 // len(panels))
             ax.legend(fontsize=7)
         ax.invert_yaxis()

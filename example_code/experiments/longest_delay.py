@@ -19,20 +19,20 @@ from gradient_flossing_example import first_loss_index, flossing_engine, train_r
 from julia_packages.flux import ADAMW, ClipNorm, update  # noqa: E402
 from julia_packages.linear_algebra import blas_threads  # noqa: E402
 
-CLIP = 0.03  # norm of a training gradient, as in the original
-CHECK, LOOKED_AT = 100, 50  # epochs between two decisions, and over which the accuracy is averaged for one
+CLIP, WEIGHT = 0.03, 0.03  # norm of a training gradient, as in the original, and of a flossing gradient beside it, at chance
 EVERY = 4  # epochs between two flossing steps
-WEIGHT, HIGH = 0.03, 2e-3  # norm of a flossing gradient beside that of training, at chance; highest learning rate
 FLOSSED_UNTIL = 0.7  # accuracy at which flossing has faded out
+CHECK, LOOKED_AT = 100, 50  # epochs between two decisions, and over which the accuracy is averaged for one
 LOST, RISING, GROWTH = 0.6, 0.75, 1.1  # accuracy below which the learning rate starts again, above which it grows; how fast
+HIGH = 2e-3  # highest learning rate
 
 
 def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_every=100):
     """Train with flossing that fades out as the accuracy rises; returns a TrainingRecord.
 
-    arguments: the 33 of train_rnn_flossing, of which Ef, Ei, Ep and Ni are not used; lr is the learning rate at the start,
-    and without flossing nLE is 0. Every EVERY-th epoch takes the training gradient plus the flossing gradient of its first
-    trial, scaled down, in one ADAM step. Only the accuracies are kept from epoch to epoch, so a checkpoint has all of it.
+    arguments: the 33, of which Ef, Ei, Ep and Ni are not used; lr is that at the start; nLE = 0: without flossing. Every
+    EVERY-th epoch adds the flossing gradient of its first trial, scaled down, to that of training. Only the accuracies are
+    kept from epoch to epoch, so a checkpoint has all of it.
     """
     p = check_parameters(Parameters(*arguments))
     run = Run(p, "adjoint", progress, None, checkpoint, checkpoint_every, None)
@@ -96,10 +96,8 @@ def make_jobs(args):
 
 def make_rows(p, record):
     """One row; seconds: of this machine."""
-    yield {name: getattr(p, name) for name in SCHEDULE} | dict(
-        seed=p.sNet, epoch_learned=record.epoch_learned(), final_accuracy=record.final_accuracy(),
-        seconds=round(record.elapsed_time),
-    )  # fmt: skip
+    outcome = dict(epoch_learned=record.epoch_learned(), final_accuracy=record.final_accuracy())
+    yield {n: getattr(p, n) for n in SCHEDULE} | dict(seed=p.sNet) | outcome | dict(seconds=round(record.elapsed_time))
 
 
 def summary(rows):
@@ -108,12 +106,10 @@ def summary(rows):
     for (delay, N, k, E), mine in by(rows, *SCHEDULE).items():
         epochs = [f"{r['epoch_learned']:,}" if r["epoch_learned"] else "-" for r in mine]
         final = [f"{100 * r['final_accuracy']:.1f}" for r in mine]
-        seconds = np.median([r["seconds"] for r in mine])
-        count = f"{len(mine) - epochs.count('-')}/{len(mine)}"
-        cells = (f"{delay} ({2 * delay})", N, k, f"{E:,}", count, ", ".join(epochs), ", ".join(final), f"{seconds:.0f}")
-        lines.append(cells)
-    header = ["delay (d)", "N", "k", "epochs", "learned", "at epoch", "final accuracy (%)", "seconds (median)"]
-    return markdown(header, lines)
+        learned, seconds = len(mine) - epochs.count("-"), np.median([r["seconds"] for r in mine])
+        schedule = (f"{delay} ({2 * delay})", N, k, f"{E:,}")
+        lines.append([*schedule, f"{learned}/{len(mine)}", ", ".join(epochs), ", ".join(final), f"{seconds:.0f}"])
+    return markdown("delay (d), N, k, epochs, learned, at epoch, final accuracy (%), seconds (median)".split(", "), lines)
 
 
 def draw(records, rows):

@@ -1,7 +1,6 @@
 """What flossing does to random networks: Lyapunov spectrum, condition number of the long-term Jacobian, gradient norm.
 
-The condition number sigma_1 / sigma_k at the horizon t is set against exp((lambda_1 - lambda_k) t). The gradient norm is
-|d r_t / d x_0| of the readout r_t.
+The condition number sigma_1 / sigma_k at the horizon t is set against exp((lambda_1 - lambda_k) t).
 """
 
 import sys
@@ -23,7 +22,6 @@ N, TRANSIENT, AVERAGED = 80, 100, 500  # neurons; time steps before, and in whic
 GAINS = (0.5, 1.0, 1.5)
 FLOSSED = (1, 16, 32, 75)  # number k of exponents
 HORIZONS = (1, 3, 6, 10, 20, 35, 50, 75, 100, 150, 200)
-TABLE_HORIZON = 100
 DASHES = dict(zip(GAINS, ("-", "--", ":")))
 COLOUR = dict(zip((0, *FLOSSED), (BLACK, COLOURS[5], COLOURS[4], COLOURS[2], COLOURS[3])))  # 0: before flossing
 
@@ -31,17 +29,13 @@ COLOUR = dict(zip((0, *FLOSSED), (BLACK, COLOURS[5], COLOURS[4], COLOURS[2], COL
 def make_jobs(args):
     """Pairs of (g, seed, k) and Job, k = 0 without flossing. One epoch of training follows, which is not looked at."""
     for g, seed, k in product(GAINS, args.seeds, (0, *FLOSSED)):
-        # sIn: so that step i of flossing draws its input with seed 1000 * seed + i
         call = readme_call(seed, E=1, Ep=args.preflossing if k else 0, Ni=0, B=1, Ti=55, N=N, nLE=k, g=g)
-        job = Job(f"g{g}_k{k}_seed{seed}", call._replace(sIn=1000 * seed - 1), f"example_code.experiments.{NAME}:floss_and_measure")
-        yield (g, seed, k), job
+        call = call._replace(sIn=1000 * seed - 1)  # so that step i of flossing draws its input with seed 1000 * seed + i
+        yield (g, seed, k), Job(f"g{g}_k{k}_seed{seed}", call, f"example_code.experiments.{NAME}:floss_and_measure")
 
 
 def floss_and_measure(*arguments, **options):
-    """The record of train_rnn_flossing, with what was measured of the flossed network as its diagnostics.
-
-    spectrum (N,), log_sigma (horizons, N), the singular values, and log_norm (horizons,) of the gradient.
-    """
+    """The record, with measured spectrum (N,), log_sigma (horizons, N) and log_norm (horizons,) of the flossed network."""
     record = train_rnn_flossing(*arguments, **options)
     ps, seed, T = record.first_training_parameters, record.parameters["sNet"], TRANSIENT + max(AVERAGED, *HORIZONS)
     s, _ = generate_input_output(1, T, 999_999 + seed, 1, 1.0, 10, -1)
@@ -62,7 +56,7 @@ def log10_condition(record, m):
 
 def make_rows(key, record):
     """One row: exponents, condition number measured and predicted, gradient norm (base-10 logarithms)."""
-    at, spectrum = HORIZONS.index(TABLE_HORIZON), record.diagnostics["spectrum"]
+    at, spectrum = HORIZONS.index(100), record.diagnostics["spectrum"]
     row = dict(zip(("g", "seed", "flossed_exponents"), key), lambda_1=spectrum[0])
     for m in FLOSSED[1:]:
         row[f"lambda_{m}"] = spectrum[m - 1]

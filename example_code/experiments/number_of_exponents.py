@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.delay_sweep import TRAINING, arguments_of  # noqa: E402
-from example_code.experiments.experiment import Experiment, Job, draw_dots, outcomes  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, draw_dots, outcome, pivot  # noqa: E402
 
 def make_jobs(args):
     """Pairs of (delay, k, seed) and Job."""
@@ -25,11 +25,8 @@ def make_rows(key, record):
                final_accuracy=record.final_accuracy(), epoch_learned=record.epoch_learned())  # fmt: skip
 
 
-def summary(rows):
-    return outcomes(sorted(rows, key=lambda r: (r["k"], r["delay"])), ["k"], lambda r: (r["k"],), delay)
-
-
 delay = lambda r: f"delay {r['delay']}"  # noqa: E731
+summary = lambda rows: pivot(rows, ["k"], lambda r: (r["k"],), delay, outcome)  # noqa: E731
 draw = lambda _, rows: draw_dots({"final accuracy (%)": rows}, lambda r: (f"k = {r['k']}",), delay)  # noqa: E731
 QUICK = dict(seeds=[1], epochs=601, preflossing=100)
 EXPERIMENT = Experiment("number_of_exponents", __doc__, TRAINING, QUICK, make_jobs, make_rows, summary, draw)

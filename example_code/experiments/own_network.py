@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, Job, by, draw_dots, markdown  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, by, draw_dots, pivot  # noqa: E402
 from example_code.experiments.tasks import CONDITIONS, KINDS, SPREAD, TASKS, start  # noqa: E402
 from extras.files import load_arrays, save_arrays  # noqa: E402
 from extras.flossing import floss, flossing_loss  # noqa: E402
@@ -33,8 +33,7 @@ def make_jobs(args):
         if kind in kinds:
             key = (task, kind, condition, seed)
             label = "_".join(map(str, key)).replace(", ", "_").replace(" ", "_")
-            arguments = (*key, args.seconds or TASKS[task].seconds)
-            yield key, Job(label, arguments, f"{MODULE}:floss_and_train", f"{MODULE}:load")
+            yield key, Job(label, (*key, args.seconds or TASKS[task].seconds), f"{MODULE}:floss_and_train", f"{MODULE}:load")
 
 
 class Trainings(SimpleNamespace):
@@ -44,8 +43,7 @@ class Trainings(SimpleNamespace):
         save_arrays(path, MODULE, vars(self) | dict(interrupted=False), {})
 
 
-def load(path):
-    return Trainings(**load_arrays(path, MODULE)[0])
+load = lambda path: Trainings(**load_arrays(path, MODULE)[0])  # noqa: E731
 
 
 def floss_and_train(name, kind, condition, seed, seconds, **_):
@@ -117,40 +115,29 @@ def add_flossing_gradient(network, inputs, score):
 
 
 def summary(rows):
-    """Lines of a Markdown table a task: for each network and condition one number a seed."""
-    lines = []
-    for (task,), mine in by(rows, "task").items():
-        what = "test accuracy" if task == "digits" else f"epochs to learn {TASKS[task].sizes[0]}; longest"
-        cells = [(f"nn.{kind}", how, result(group)) for (kind, how), group in by(mine, "network", "condition").items()]
-        lines += [*markdown(["network", "condition", f"{task}: {what}"], cells), ""]
-    return lines
+    """What came of each seed, and lines of a Markdown table with it for each network, condition and task."""
+    table = pivot(rows, ["network", "condition"], line, lambda r: r["task"], result)
+    return ["Epochs to learn the first size; the longest size learned. Digits: test accuracy.", "", *table]
 
 
 def result(rows):
-    """What came of each seed, whose rows are one for each size, all learned but perhaps the last."""
+    """The text of a cell: a number a seed, whose rows are those of one size after the other, until one is not learned."""
     seeds = by(rows, "seed").values()
     if rows[0]["task"] == "digits":
         return ", ".join(f"{first['score']:.3f}" for first, *_ in seeds)
-    epochs = [str(first["epoch_learned"] or "-") for first, *_ in seeds]
     longest = [max((row["size"] for row in mine if row["epoch_learned"]), default="-") for mine in seeds]
-    return f"{', '.join(epochs)}; {', '.join(map(str, longest))}"
+    return ", ".join(str(first["epoch_learned"] or "-") for first, *_ in seeds) + "; " + ", ".join(map(str, longest))
 
 
 def draw(_, rows):
-    """For each network and condition the seconds until each size was learned (crosses: it was not), or the test accuracy."""
-
-    def point(r):
-        if r["task"] == "digits":
-            return r["score"], "o"
-        return r["flossing_seconds"] + r["training_seconds"], "o" if r["epoch_learned"] else "x"
-
-    measured = lambda r: f"{r['task']} ({'test accuracy' if r['task'] == 'digits' else 'seconds'})"  # noqa: E731
-    panels = {title: mine for (title,), mine in by(rows, measured).items()}
-    return draw_dots(panels, lambda r: (r["network"], r["condition"]), lambda r: r["size"], point)
+    """Seconds until a size was learned; of digits the test accuracy."""
+    x = lambda r: r["score"] if r["task"] == "digits" else r["flossing_seconds"] + r["training_seconds"]  # noqa: E731
+    return draw_dots({task: mine for (task,), mine in by(rows, "task").items()}, line, lambda r: r["size"], x)
 
 
 SETTINGS = dict(tasks=[*TASKS], networks=[*KINDS], seeds=[11, 12, 13, 14, 15], seconds=0.0)
 make_rows = lambda key, record: record.rows  # noqa: E731
+line = lambda r: (f"nn.{r['network']}", r["condition"])  # noqa: E731
 QUICK = dict(tasks=["xor"], networks=["RNN"], seeds=[1], seconds=8.0)
 EXPERIMENT = Experiment("own_network", __doc__, SETTINGS, QUICK, make_jobs, make_rows, summary, draw)
 

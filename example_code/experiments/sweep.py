@@ -16,18 +16,18 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from extras.files import fcntl
 from extras.progress import StatusLine
 
 ONE_BLAS_THREAD = {f"{name}_THREADS": "1" for name in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "VECLIB_MAXIMUM")}
-CHECKPOINT_EVERY = 1000  # steps, some seconds
 
 
 @dataclass(frozen=True)
 class Job:
     """A run to do: function(*arguments, progress=False, checkpoint=FILE, checkpoint_every=n), which returns its record.
 
-    label: what it is, for the name of its file. function and load are names, "module:name"; load(path) reads what
-    record.save(path) wrote. record.parameters: dict of the arguments, in their order.
+    label: for the name of its file. function, load: names, "module:name"; load(path) reads what record.save(path) wrote.
+    record.parameters: dict of the arguments, in their order.
     """
 
     label: str
@@ -90,16 +90,13 @@ def do(job, out):
     """Do the run and save its record, unless another sweep in the same folder does."""
     folder = job.unfinished(out)
     folder.mkdir(exist_ok=True)
-    checkpoint, written = folder / "checkpoint", folder / "record.npz"
     with open(folder / "lock", "w") as lock:
-        with contextlib.suppress(ImportError, OSError):  # Windows, or a file system without locks: both may do it
-            import fcntl
-
+        with contextlib.suppress(AttributeError, OSError):  # Windows, or a file system without locks: both may do it
             fcntl.flock(lock, fcntl.LOCK_EX)  # waits; given back when the process ends, however that is
         if job.record(out) is None:
-            options = dict(progress=False, checkpoint=checkpoint, checkpoint_every=CHECKPOINT_EVERY)
-            pkgutil.resolve_name(job.function)(*job.arguments, **options).save(written)
-            os.replace(written, job.path(out))
+            options = dict(progress=False, checkpoint=folder / "checkpoint", checkpoint_every=1000)  # steps, some seconds
+            pkgutil.resolve_name(job.function)(*job.arguments, **options).save(folder / "record.npz")
+            os.replace(folder / "record.npz", job.path(out))
     shutil.rmtree(folder, ignore_errors=True)
 
 

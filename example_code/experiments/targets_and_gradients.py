@@ -8,7 +8,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, Job, by, draw_seeds, learned, markdown, readme_call  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, by, draw_seeds, markdown, outcome, readme_call  # noqa: E402
 from extras.figures import COLOURS, CONDITIONS, GREY, new_figure  # noqa: E402
 from extras.lyapunov import Diagnostics, log_condition_number, log_singular_values, step_jacobians, trajectory  # noqa: E402
 from gf_task05spatialXORShort import generate_input_output  # noqa: E402
@@ -19,14 +19,12 @@ TARGETS = (None, -1.0, -0.5, -0.1, 0.0)  # None: no flossing
 COLOUR = dict(zip(TARGETS, (CONDITIONS["no flossing"], *COLOURS[1:4], CONDITIONS["preflossing"])))
 HORIZON = 2 * README_CALL.delay  # steps of the long-term Jacobian: d
 BETWEEN = 100  # epochs between two looks at the condition number
-EARLY = 50  # epochs over which the gradient norm is averaged, before any network learns
 
 
 def make_jobs(args):
     """Pairs of (target, seed) and Job."""
     for seed, target in product(args.seeds, TARGETS):
-        flossing = dict(Ep=0) if target is None else dict(Ep=args.preflossing, Lwnt=target)
-        call = readme_call(seed, E=args.epochs, Ni=0, **flossing)
+        call = readme_call(seed, E=args.epochs, Ni=0, Ep=0 if target is None else args.preflossing, Lwnt=target or 0.0)
         yield (target, seed), Job(f"target{target}_seed{seed}", call, f"example_code.experiments.{NAME}:train_and_look")
 
 
@@ -53,7 +51,7 @@ def condition(ps, p):
 
 
 def make_rows(key, record):
-    """One row. Exponents: at the last flossing step; gradient: norm with respect to xInit, base-10 logarithms."""
+    """One row. Exponents: at the last flossing step; gradient: norm with respect to xInit, in the first 50 epochs."""
     target, seed = key
     exponents = np.full(1, np.nan) if target is None else record.lyapunov_spectrum[-1].astype(float)
     before, after, *_, trained = (record.diagnostics["log_condition_number"] / np.log(10)).tolist()
@@ -61,7 +59,7 @@ def make_rows(key, record):
         "target": "none" if target is None else target, "seed": seed, "mean_exponent": float(exponents.mean()),
         "largest_exponent": float(exponents.max()), "smallest_exponent": float(exponents.min()),
         "epoch_learned": record.epoch_learned(), "final_accuracy": record.final_accuracy(),
-        "log10_gradient_norm": float(np.log10(record.gradient_norm["xInit"][:EARLY]).mean()),
+        "log10_gradient_norm": float(np.log10(record.gradient_norm["xInit"][:50]).mean()),
         "log10_condition_before": before, "log10_condition_flossed": after, "log10_condition_trained": trained,
     }  # fmt: skip
 
@@ -69,13 +67,12 @@ def make_rows(key, record):
 def summary(rows):
     lines = []
     for (target,), mine in by(rows, "target").items():
-        m = {name: np.median([r[name] for r in mine]) for name in mine[0] if name not in ("target", "epoch_learned")}
-        reached = [f"{m[f'{name}_exponent']:.3f}" for name in ("mean", "largest", "smallest")] if target != "none" else "-"
-        conditions = ", ".join(f"10^{m[f'log10_condition_{time}']:.1f}" for time in ("before", "flossed", "trained"))
-        final, gradient = f"{100 * m['final_accuracy']:.1f} %", f"10^{m['log10_gradient_norm']:.1f}"
-        lines.append([target, ", ".join(reached), ", ".join(learned(mine)), final, gradient, conditions])
+        m = {name: np.median([r[name] for r in mine]) for name in mine[0] if "_exponent" in name or "log10" in name}
+        reached = [f"{m[f'{name}_exponent']:.3f}" for name in ("mean", "largest", "smallest")]
+        gradient, *conditions = (f"10^{value:.1f}" for name, value in m.items() if "log10" in name)
+        lines.append([target, ", ".join(reached), outcome(mine), gradient, ", ".join(conditions)])
     reached, conditions = "exponents reached: mean, largest, smallest", "condition before, flossed, trained"
-    return markdown(["target", reached, "learned", "final", "gradient norm", conditions], lines)
+    return markdown(["target", reached, "outcome", "gradient norm", conditions], lines)
 
 
 def draw(records, rows):

@@ -4,8 +4,7 @@ Each task has a function (size, generator) -> inputs (T, B, I), target (steps, B
 and one (outputs at these steps, target) -> loss and score, which is 0 at chance and 1 at the best.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections import namedtuple
 from functools import cache, partial
 
 import numpy as np
@@ -65,21 +64,11 @@ def score_class(n, last, outputs, target):
     return cross_entropy(outputs.flatten(0, 1), target.flatten()), (n * right - 1) / (n - 1)
 
 
-@dataclass(frozen=True)
-class Task:
-    sizes: tuple  # delays or time steps, ascending
-    seconds: float  # of the processor, for a training and the flossing before it
-    batch: Callable
-    score: Callable
-    learned: float = 2 * LEARNED - 1  # score, mean over WINDOW epochs
-    outputs: int = 1
-    H: int = 80
-    k: int = 75
-    steps: int = 400  # of flossing
-    window: int = 55  # time steps of the inputs that are used for it, of which 16 are discarded
-    memory: int = 80  # time steps for which gates of the condition "chrono" hold at most
-
-
+# sizes: delays or time steps, ascending; seconds: of the processor, for a training and the flossing before it; learned: a
+# score, mean over WINDOW epochs; H: units; steps: of flossing, of k exponents over `window` time steps of the inputs, of
+# which 16 are discarded; memory: time steps for which gates of the condition "chrono" hold at most
+Task = namedtuple("Task", "sizes seconds batch score learned outputs H k steps window memory",
+                  defaults=(2 * LEARNED - 1, 1, 80, 75, 400, 55, 80))  # fmt: skip
 TASKS = {
     "xor": Task((10, 15, 20, 30, 40), 25, partial(delayed_xor, B, T), score_bits),
     "adding": Task((100, 400), 30, adding, score_sums, steps=100, window=100, memory=100),

@@ -1,7 +1,8 @@
 """What does a network know of its past input before flossing, after it and after training? Does that predict learning?
 
-The port's network and nn.RNN, nn.GRU and nn.LSTM of 80 units: memory of bits and of XORs of pairs (memory.py), the
-input's gain, and the gradient over 2 * delay steps; delayed XOR, delay 10. --steps: of flossing.
+The port's network and nn.RNN, nn.GRU and nn.LSTM of 80 units, delayed XOR at delay 10. What is known is what a linear
+readout, fitted by least squares to the first half of the time steps, gives of the second: R^2 = 1 - (mean squared error) /
+(variance of what is to be read), or 0 where that is negative. --steps: of flossing.
 """
 
 import copy
@@ -15,7 +16,6 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import Experiment, Job, markdown, readme_call  # noqa: E402
-from example_code.experiments.memory import gradient_norm, memory, xor_memory  # noqa: E402
 from example_code.experiments.own_network import Trainings, make_rows  # noqa: E402
 from example_code.experiments.tasks import KINDS, SPREAD  # noqa: E402
 from example_code.floss_your_own_network import H, floss_before_training, training  # noqa: E402
@@ -23,8 +23,9 @@ from extras.figures import COLOURS, new_figure  # noqa: E402
 from extras.flossing import open_gates  # noqa: E402
 from gradient_flossing_example import train_rnn_flossing  # noqa: E402
 
-DELAY, LAGS, DELAYS = 10, range(41), range(1, 21)
+DELAY, LAGS = 10, range(41)
 TRANSIENT, T, B = 100, 600, 4  # steps not looked at, steps looked at, and trials
+NOISE = 1e-3  # standard deviation of noise at each unit that a readout must bear: without it 1e-15 of a state could be read
 NETWORKS, FLOSSING = ("port", *KINDS), ("none", "alone", "with spread")  # with spread: gates are opened first
 
 
@@ -72,14 +73,14 @@ def torch_stages(kind, flossing, seed, steps, epochs):
 
 @torch.no_grad()
 def look(network):
-    """What the network knows, a dict of numbers: R^2 of bits by lag and of XORs by delay among them."""
+    """What the network knows, a dict of numbers: R^2 of the bits by lag and of the XOR of the task among them."""
     network = copy.deepcopy(network).double()
     bits = torch.randint(2, (TRANSIENT + T, B, 1), generator=torch.Generator().manual_seed(1)).double()
     states, inputs = network(bits)[0][TRANSIENT:].numpy(), bits[TRANSIENT:, :, 0].numpy()
-    known, xors = memory(states, inputs, LAGS), xor_memory(states, inputs, DELAYS)
+    known, xor = memory(states, inputs, LAGS), xor_memory(states, inputs, DELAY)
     gains, jacobians = (d[TRANSIENT:] for d in derivatives(network, bits[: 2 * TRANSIENT, 0]))
     numbers = dict(memory=known.sum(), gain=np.sqrt((gains[:, :H] ** 2).mean()), gradient=gradient_norm(jacobians, 2 * DELAY))
-    numbers |= {f"bit_{lag}": r for lag, r in zip(LAGS, known)} | {f"xor_{delay}": r for delay, r in zip(DELAYS, xors)}
+    numbers |= {f"bit_{lag}": r for lag, r in zip(LAGS, known)} | {f"xor_{DELAY}": xor}
     return {name: float(value) for name, value in numbers.items()}
 
 
@@ -96,28 +97,74 @@ def derivatives(network, inputs):
     return [d.numpy() for d in torch.func.vmap(torch.func.jacrev(step, argnums=(1, 0)))(torch.stack(before), inputs)]
 
 
+def memory(states, inputs, lags):
+    """R^2 (len(lags),) of the input of each lag: 0 is that of the last step. Their sum is the memory, in inputs (bits).
+
+    lags: integers >= 0, in steps. ValueError if a state is not finite, if what is to be read does not vary, or if too few
+    steps have so long a past: half of them, times B, must exceed n.
+    """
+    return r_squared(states, past(states, inputs, lags))
+
+
+def xor_memory(states, inputs, delay):
+    """R^2 of the XOR of the bits, 0 or 1, delay >= 1 and 2 * delay steps ago; else as for memory()."""
+    recent, earlier = np.split(past(states, inputs, [delay, 2 * delay]), 2, axis=-1)
+    return r_squared(states, np.abs(recent - earlier))[0]
+
+
+def gradient_norm(jacobians, steps):
+    """Root mean square of the singular values of d h_t / d h_(t - steps), over all of them and over t: 1 if nothing fades.
+
+    jacobians (T, n, n): d h_t / d h_(t-1) along one trial; steps: from 1 to T.
+    """
+    product, T = jacobians, len(jacobians)
+    for step in range(1, steps):
+        product = jacobians[step:] @ product[: T - step]
+    return np.sqrt((product**2).sum(axis=(1, 2)).mean() / product.shape[1])
+
+
+def past(states, inputs, lags):
+    """The inputs of each lag, (t, B, len(lags)), seen from the last t steps: those before which all of them were shown."""
+    (T, B, n), first = states.shape, max(lags)
+    if (T - first) // 2 * B <= n:
+        raise ValueError(f"states: {T} steps of {B} trials are too few for a lag of {first} and {n} units")
+    return np.stack([inputs[first - lag : T - lag] for lag in lags], axis=-1)
+
+
+def r_squared(states, targets):
+    """R^2 (m,) of linear readouts of the targets (t, B, m) from the last t of the states (T, B, n)."""
+    t, B, _ = targets.shape
+    fitted = t // 2 * B
+    (X, X_new), (y, y_new) = (np.split(a[-t:].reshape(t * B, -1), [fitted]) for a in (states, targets))
+    if not (np.isfinite(states).all() and y_new.std(axis=0).all()):
+        raise ValueError("states, inputs: states must be finite, and what is to be read must vary")
+    mean, level = X.mean(axis=0), y.mean(axis=0)
+    U, s, Vt = np.linalg.svd(X - mean, full_matrices=False)
+    weights = Vt.T @ ((s / (s**2 + NOISE**2 * fitted))[:, None] * (U.T @ (y - level)))
+    error = y_new - level - (X_new - mean) @ weights
+    return np.maximum(1 - (error**2).mean(axis=0) / y_new.var(axis=0), 0)
+
+
 def summary(rows):
     """Lines of a Markdown table, one a network and stage."""
     texts = ("network", "flossing", "seed", "stage")
-    numbers = ("memory", "bit_0", f"bit_{2 * DELAY}", f"xor_{DELAY}", "gain", "gradient")
-    accuracies = ["-" if r["accuracy"] is None else f"{100 * r['accuracy']:.1f}" for r in rows]
-    lines = [[*(r[i] for i in texts), *(f"{r[i]:.2g}" for i in numbers), a] for r, a in zip(rows, accuracies)]
-    return markdown([*texts, *numbers, "accuracy (%)"], lines)
+    numbers = ("memory", f"bit_{2 * DELAY}", f"xor_{DELAY}", "gain", "gradient", "accuracy")
+    cells = [[*(r[i] for i in texts), *("-" if r[i] is None else f"{r[i]:.3g}" for i in numbers)] for r in rows]
+    return markdown([*texts, *numbers], cells)
 
 
-def draw(records, rows):
-    """R^2 of bits against the lag and of XORs against the delay, a column a network; the first seed's."""
-    shown = [r for r in rows if r["seed"] == rows[0]["seed"] and (r["stage"] != "drawn" or r["flossing"] == "none")]
-    with new_figure(6) as figure:
-        axes = figure.subplots(2, len(NETWORKS), sharey=True, sharex="row")
-        for r, (ax, name, steps) in product(shown, ((axes[0], "bit", LAGS), (axes[1], "xor", DELAYS))):
-            style = dict(color=COLOURS[FLOSSING.index(r["flossing"])], linestyle="-" if r["stage"] == "trained" else "--")
-            one = ax[NETWORKS.index(r["network"])]
-            one.plot(steps, [r[f"{name}_{i}"] for i in steps], label=f"flossing {r['flossing']}: {r['stage']}", **style)
-            one.set(title=r["network"], xlabel="lag (steps)" if name == "bit" else "delay (steps)")
-        axes[0, 0].set_ylabel("R² of a bit")
-        axes[1, 0].set_ylabel("R² of an XOR")
-        figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+def draw(_, rows):
+    """R^2 of bits against the lag, a panel a network; the first seed's."""
+    with new_figure(3.5) as figure:
+        axes = dict(zip(NETWORKS, figure.subplots(1, len(NETWORKS), sharey=True)))
+        for r in rows:
+            if r["seed"] == rows[0]["seed"] and (r["stage"] != "drawn" or r["flossing"] == "none"):
+                style = dict(color=COLOURS[FLOSSING.index(r["flossing"])], linestyle="-" if r["stage"] == "trained" else "--")
+                values, label = [r[f"bit_{lag}"] for lag in LAGS], f"flossing {r['flossing']}: {r['stage']}"
+                axes[r["network"]].plot(LAGS, values, label=label, **style)
+                axes[r["network"]].set(title=r["network"], xlabel="lag (steps)")
+        axes["port"].set_ylabel("R² of a bit")
+        figure.legend(*axes["RNN"].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
