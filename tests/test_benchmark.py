@@ -15,7 +15,7 @@ SIZES = dict(N=12, T=40, B=3, Tp=30, nLE=5)
 
 @pytest.mark.parametrize("kind", ["training", "flossing"])
 def test_both_engines_compute_the_same(kind):
-    values, others = (benchmark.step(kind, engine, **SIZES)() for engine in ("ours", "torch"))
+    values, others = (benchmark.step(kind, engine, **SIZES)() for engine in ("ours (ms)", "torch (ms)"))
     np.testing.assert_allclose(others[0], values[0], rtol=1e-5)
     np.testing.assert_allclose(others[1], values[1], atol=1e-5)
     for name, gradient in values[2].items():
@@ -31,11 +31,18 @@ def test_networks_have_the_same_exponents_by_hand(network, engine):
 
 
 def test_the_table_of_networks_has_both_precisions(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "measure", lambda functions, rounds: {c: [1e-3 * len(c[0]), 9] for c in functions})
-    benchmark.report_networks([(6, 4, 9, 2)], rounds=1)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("| network | H, k, T, B | ours float64 | jvp float64 | plain float64 | ours float32 |")
-    assert lines[4].endswith("| - | 4502 | 4502 | - |") and len(lines) == 6
+    monkeypatch.setattr(benchmark, "SIZES", {})
+    monkeypatch.setattr(benchmark, "network_step", lambda *arguments: arguments)
+    seconds = lambda network, engine, dtype, *size: 1e-3 * (len(engine) + (dtype == "float32")) * np.ones(3)  # noqa: E731
+    monkeypatch.setattr(benchmark, "measure", lambda steps, rounds: {key: seconds(*step) for key, step in steps.items()})
+    benchmark.main(["--quick"])
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| network | H, k, T, B | ours float64 | jvp float64 | plain float64 | ours float32 | jvp float32 | plain float32 |",
+        "|---|---|---|---|---|---|---|---|",
+        "| nn.RNN | 80, 75, 55, 1 | 4 (0) | 3 (0) | 5 (0) | 5 (0) | 4 (0) | 6 (0) |",
+        "| nn.GRU | 80, 75, 55, 1 | 4 (0) | 3 (0) | - | 5 (0) | 4 (0) | - |",
+        "| nn.LSTM | 80, 75, 55, 1 | 4 (0) | 3 (0) | - | 5 (0) | 4 (0) | - |",
+    ]
 
 
 def test_functions_take_turns_and_the_first_round_is_dropped(monkeypatch):
@@ -63,11 +70,14 @@ def test_short_functions_are_called_several_times_in_a_round(monkeypatch):
 
 
 def test_the_table_has_medians_distances_of_quartiles_and_ratios(monkeypatch, capsys):
-    times = {(0, "ours"): 1e-3, (1, "ours"): 8e-3, (0, "torch"): 2e-3, (1, "torch"): 4e-3}
+    monkeypatch.setattr(benchmark, "measure", lambda steps, rounds: {key: 1e-3 * f() for key, f in steps.items()})
     spread = np.array([0.5, 0.9, 1, 1.2, 9])
-    monkeypatch.setattr(benchmark, "measure", lambda functions, rounds: {key: times[key] * spread for key in functions})
-    benchmark.report("training", [{}, dict(N=160, B=2)], rounds=1)
-    assert capsys.readouterr().out.splitlines()[3:] == [
+    times = {("README", "ours"): 1, ("README", "torch"): 2, ("N 160, B 2", "ours"): 8, ("N 160, B 2", "torch"): 4}
+    steps = {((row,), f"{engine} (ms)"): lambda ms=ms: ms * spread for (row, engine), ms in times.items()}
+    benchmark.report(["training"], steps, rounds=1)
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "| training | ours (ms) | torch (ms) | torch / ours |",
+        "|---|---|---|---|",
         "| README | 1 (0.3) | 2 (0.6) | 2.00 |",
         "| N 160, B 2 | 8 (2) | 4 (1) | 0.50 |",
     ]
@@ -80,11 +90,11 @@ def test_main_prints_the_tables_of_all_kinds(monkeypatch, capsys):
     benchmark.main([])
     rows = ["| training | ours (ms) | torch (ms) |", "| flossing | ours (ms)", "| N 640 |", "| nn.LSTM | 256, 32, 200, 16 |"]
     printed = capsys.readouterr().out
-    assert all(row in printed for row in rows) and printed.count("| N 160 |") == 2
+    assert all(row in printed for row in rows) and printed.count("| N 160 |") == 2 and "| N 320, nLE 320 |" in printed
     benchmark.main(["--quick"])
     printed = capsys.readouterr().out
     assert "| N 160 |" in printed and "| N 320 |" not in printed
-    assert rounds == [12, 12, *12 * [3], 2, 2, *3 * [1]]
+    assert rounds == [12, 12, 3, 2, 2, 1]
 
 
 @pytest.mark.long

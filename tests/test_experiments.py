@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from example_code.experiments import delay_sweep, experiment, number_of_exponents, sweep, targets_and_gradients
+from example_code.experiments import delay_sweep, experiment, number_of_exponents, own_network, sweep, targets_and_gradients
 from example_code.experiments import lyapunov_spectrum_and_condition_number as lyapunov
 from extras.check_parameters import flossing_steps
 from extras.record import TrainingRecord
@@ -42,7 +42,11 @@ def number(text):
 
 
 def jobs_of(module, *options):
-    return module.EXPERIMENT.make_jobs(module.EXPERIMENT.parse(options))
+    return dict(module.EXPERIMENT.make_jobs(module.EXPERIMENT.parse(options)))
+
+
+def rows_of(module, records):
+    return [row for key, record in records.items() for row in module.make_rows(key, record)]
 
 
 def made(accuracy, flossing_epoch=(), **fields):
@@ -71,8 +75,8 @@ def test_quick_is_small_in_a_folder_of_its_own_and_gives_way_to_what_is_said(nam
     parse = MODULES[name].EXPERIMENT.parse
     normal, quick = parse([]), parse(["--quick"])
     assert (str(normal.out), str(quick.out)) == (f"out/{name}", f"out/{name}_quick")
-    make_jobs = MODULES[name].make_jobs
-    assert 2 <= len(make_jobs(quick)) < len(make_jobs(normal)) and len(make_jobs(quick)) <= 24
+    few, many = (len(dict(MODULES[name].make_jobs(args))) for args in (quick, normal))
+    assert 2 <= few < many and few <= 24
     assert str(parse(["--quick", "--out", "elsewhere"]).out) == "elsewhere"
 
 
@@ -91,7 +95,9 @@ def test_shards_are_those_of_the_array():
     assert experiment.shard_of_array({}) == "0/1"
 
 
-@pytest.mark.parametrize("options", (["--shard", "4/4"], ["--shard", "-1/2"], ["--shard", "1"]))
+@pytest.mark.parametrize("options", (
+    ["--shard", "4/4"], ["--shard", "-1/2"], ["--shard", "1"], ["--jobs", "0"], ["--tasks", "xor", "or"], ["--seeds", "1.5"],
+))  # fmt: skip
 def test_impossible_options_are_refused(options, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         delay_sweep.EXPERIMENT.main([*options, "--out", str(tmp_path / "none")])
@@ -102,6 +108,8 @@ def test_possible_options():
     parse = delay_sweep.EXPERIMENT.parse
     assert parse(["--shard", "3/4", "--jobs", "1"]).shard == (3, 4) and parse(["--shard", "0/1"]).shard == (0, 1)
     assert parse(["--jobs", "1"]).jobs == 1
+    seconds = own_network.EXPERIMENT.parse(["--seconds", "2.5", "--tasks", "xor", "copy"])
+    assert (seconds.seconds, seconds.tasks, seconds.networks) == (2.5, ["xor", "copy"], ["RNN", "GRU", "LSTM"])
     keys = jobs_of(delay_sweep, "--tasks", "copy", "--conditions", "none", "--delays", "3", "4", "--seeds", "7").keys()
     assert list(keys) == [("copy", 3, 7, "none"), ("copy", 4, 7, "none")]
 
@@ -116,27 +124,11 @@ def test_the_kubernetes_job_counts_its_pods_right():
     delay_sweep.EXPERIMENT.parse(words[2:])
 
 
-def test_a_call_with_fewer_or_other_runs_does_not_replace_a_table(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(experiment, "do_all", lambda jobs, out, at_a_time: done.append(len(jobs)) or {})
-    monkeypatch.setattr(sweep.Job, "record", lambda job, out: made(LEARNS))
-    main, done, out = delay_sweep.EXPERIMENT.main, [], ["--conditions", "none", "--out", str(tmp_path)]
-    assert main(["--seeds", "1", "2", *out]) == 0
-    assert main(["--seeds", "1", "2", "3", *out]) == 0  # more of them
-    assert (tmp_path / "delay_sweep_runs.txt").read_text().count("\n") == len(table("delay_sweep", tmp_path)) == 18
-    capsys.readouterr()
-    for fewer in (["--seeds", "1", "2"], ["--quick"], ["--seeds", "1", "2", "3", "--epochs", "4500"]):
-        assert main([*fewer, *out]) == 2
-    assert done == [12, 18]
-    expected = f"--out {tmp_path}: its table has 6 other runs, as copy_none_delay40_seed3_"
-    assert expected in capsys.readouterr().err and len(table("delay_sweep", tmp_path)) == 18
-
-
-def test_a_folder_that_cannot_be_and_no_process_at_all_are_refused(tmp_path, capsys):
+def test_a_folder_that_cannot_be_is_refused(tmp_path, capsys):
     (tmp_path / "file").touch()
-    assert delay_sweep.EXPERIMENT.main(["--out", str(tmp_path / "file")]) == 2
-    assert re.match(rf"error: .*{tmp_path / 'file'}", capsys.readouterr().err)
-    assert delay_sweep.EXPERIMENT.main(["--jobs", "0", "--out", str(tmp_path / "none")]) == 2
-    assert capsys.readouterr().err == "error: --jobs 0: must be at least 1\n" and not (tmp_path / "none").exists()
+    with pytest.raises(SystemExit, match="2"):
+        delay_sweep.EXPERIMENT.main(["--out", str(tmp_path / "file")])
+    assert f"--out {tmp_path / 'file'}: must be at least 1, and a folder" in capsys.readouterr().err
 
 
 SCRIPTS = [path for path in FOLDER.glob("*.py") if "__main__" in path.read_text() and path.stem != "sweep"]
@@ -156,7 +148,7 @@ def test_scripts_start_without_docstrings_and_without_modules_of_unix_only(scrip
         assert described == (optimize == 0)
 
 
-@pytest.mark.parametrize("name", ["delay_sweep", "number_of_exponents", "own_network"])
+@pytest.mark.parametrize("name", ["delay_sweep", "number_of_exponents", "own_network", "what_it_knows"])
 def test_the_committed_figure_shows_the_committed_table(name, tmp_path):
     MODULES[name].EXPERIMENT.draw({}, numbers(table(name))).savefig(tmp_path / "drawn.png")
     drawn, committed = (imread(path) for path in (tmp_path / "drawn.png", FOLDER / "figures" / f"{name}.png"))
@@ -178,9 +170,9 @@ def test_the_quick_form_for_real(name, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out" / f"{name}_quick"
-    written = {out / f"{name}.csv", out / f"{name}.png", out / f"{name}_runs.txt"}
+    written = {out / f"{name}.csv", out / f"{name}.png"}
     assert all(str(path) in done.stdout for path in written)
-    assert {*out.iterdir()} == written | {out / line for line in (out / f"{name}_runs.txt").read_text().splitlines()}
+    assert {*out.iterdir()} == written | {job.path(out) for job in jobs_of(MODULES[name], "--quick").values()}
     for text, value in table(name, out)[0].items():
         assert text and value is not None
 
@@ -223,7 +215,7 @@ RECORDS = {
 
 
 def test_rows_and_summary_of_the_delay_sweep():
-    rows = delay_sweep.make_rows(RECORDS)
+    rows = rows_of(delay_sweep, RECORDS)
     assert rows[2] == {
         "task": "xor", "delay": 10, "d": 20, "condition": "none", "seed": 1, "epochs": 150, "flossing_steps": 0,
         "final_accuracy": 0.5, "epoch_learned": None, "time_learned": None,
@@ -261,8 +253,9 @@ def test_rows_and_summary_of_the_numbers_of_exponents():
     losses = np.concatenate([np.full(5, 9.0), np.full(20, 0.25), np.full(5, 7.0)])  # 25 steps before training, 5 later
     flossed = made(LEARNS, [1] * 25 + [100] * 5, flossing_loss=losses)
     never = made(FAILS, [1] * 25, flossing_loss=losses[:25])
-    rows = number_of_exponents.make_rows({(20, 75, 1): never, (10, 75, 1): flossed, (10, 5, 1): flossed, (10, 5, 2): never})
-    assert rows[2] == {
+    records = {(10, 5, 1): flossed, (10, 5, 2): never, (10, 75, 1): flossed, (20, 75, 1): never}
+    rows = rows_of(number_of_exponents, records)
+    assert rows[0] == {
         "delay": 10, "k": 5, "seed": 1, "epochs": 150, "flossing_steps": 30, "flossing_loss": 0.25,
         "final_accuracy": pytest.approx(0.99), "epoch_learned": 30,
     }  # fmt: skip
@@ -285,7 +278,7 @@ def test_rows_and_summary_of_targets_and_gradients():
     )
     spectrum = np.array([[9.0, 9.0, 9.0], [-0.1, -0.3, -0.2]], np.float32)
     flossed = made(LEARNS, [1, 1], lyapunov_spectrum=spectrum, **fields)
-    rows = targets_and_gradients.make_rows({(None, 1): made(FAILS, **fields), (0.0, 1): flossed, (0.0, 2): flossed})
+    rows = rows_of(targets_and_gradients, {(None, 1): made(FAILS, **fields), (0.0, 1): flossed, (0.0, 2): flossed})
     assert rows[1] == {
         "target": 0.0, "seed": 1, "mean_exponent": pytest.approx(-0.2), "largest_exponent": pytest.approx(-0.1),
         "smallest_exponent": pytest.approx(-0.3), "epoch_learned": 30, "final_accuracy": pytest.approx(0.99),
@@ -294,13 +287,13 @@ def test_rows_and_summary_of_targets_and_gradients():
     }  # fmt: skip
     assert rows[0]["target"] == "none" and np.isnan(rows[0]["mean_exponent"])
     assert targets_and_gradients.summary(rows)[2:] == [
-        "| none | - | never, 0/1 | 50.0 % | 10^-2.0 | 10^24.0, 10^3.0, 10^7.0 |",
-        "| 0.0 | -0.200, -0.100, -0.300 | epoch 30, 2/2 | 99.0 % | 10^-2.0 | 10^24.0, 10^3.0, 10^7.0 |",
+        "| none | nan, nan, nan | 50.0 %, never, 0/1 | 10^-2.0 | 10^24.0, 10^3.0, 10^7.0 |",
+        "| 0.0 | -0.200, -0.100, -0.300 | 99.0 %, epoch 30, 2/2 | 10^-2.0 | 10^24.0, 10^3.0, 10^7.0 |",
     ]
 
 
 def test_jobs_of_targets_and_gradients():
-    jobs = jobs_of(targets_and_gradients, "--seeds", "3", "--epochs", "250", "--flossing-steps", "7")
+    jobs = jobs_of(targets_and_gradients, "--seeds", "3", "--epochs", "250", "--preflossing", "7")
     assert [(target, seed) for target, seed in jobs] == [(target, 3) for target in (None, -1.0, -0.5, -0.1, 0.0)]
     calls = [job.arguments for job in jobs.values()]
     assert [(p.Ep, p.Lwnt) for p in calls] == [(0, 0.0), (7, -1.0), (7, -0.5), (7, -0.1), (7, 0.0)]
@@ -328,15 +321,15 @@ def test_the_condition_number_is_looked_at_before_flossing_every_100_epochs_and_
 
 
 def test_a_random_network_is_flossed_with_inputs_of_its_own_and_the_committed_one_before(tmp_path):
-    jobs = jobs_of(lyapunov, "--seeds", "2", "--flossing-steps", "4")
-    assert list(jobs)[0] == (0.5, 2, 75) and len(jobs) == 15
+    jobs = jobs_of(lyapunov, "--seeds", "2", "--preflossing", "4")
+    assert list(jobs)[4] == (0.5, 2, 75) and len(jobs) == 15
     p = jobs[1.0, 2, 16].arguments
     assert (p.nLE, p.Ep, p.E, p.B, p.Tp, p.Ti, p.Ni, p.sNet) == (16, 4, 1, 1, 55, 55, 0, 2)
     assert p.E * p.sIn + 1 + 1 == 2001 and jobs[1.0, 2, 0].arguments.Ep == 0
     assert {job.arguments.Ep for job in jobs_of(lyapunov).values()} == {0, 500} and len(set(lyapunov.COLOUR.values())) == 5
     sweep.do(jobs[1.5, 2, 0], tmp_path)
     record = jobs[1.5, 2, 0].record(tmp_path)
-    (row,) = lyapunov.make_rows({(1.5, 2, 0): record})
+    (row,) = lyapunov.make_rows((1.5, 2, 0), record)
     (committed,) = [r for r in table(lyapunov.NAME) if (r["g"], r["seed"], r["flossed_exponents"]) == ("1.5", "2", "0")]
     for name, value in row.items():
         np.testing.assert_allclose(value, float(committed[name]), rtol=1e-3)
@@ -345,7 +338,7 @@ def test_a_random_network_is_flossed_with_inputs_of_its_own_and_the_committed_on
 def test_what_is_measured_is_the_flossed_network(monkeypatch):
     seen, trajectory = [], lyapunov.trajectory
     monkeypatch.setattr(lyapunov, "trajectory", lambda s, ws, J, *others: seen.append(J.copy()) or trajectory(s, ws, J, *others))
-    (job,) = [job for key, job in jobs_of(lyapunov, "--flossing-steps", "2").items() if key == (1.0, 3, 16)]
+    (job,) = [job for key, job in jobs_of(lyapunov, "--preflossing", "2").items() if key == (1.0, 3, 16)]
     record = lyapunov.floss_and_measure(*job.arguments, progress=False)
     assert len(record.flossing_loss) == 2
     np.testing.assert_array_equal(seen, [record.first_training_parameters["J"]])
@@ -361,24 +354,23 @@ def measured(factor):
 
 
 NETWORKS = {
-    (1.0, 2, 16): made([0.5], [1, 1], flossing_loss=np.array([4.0, 0.5]), diagnostics=measured(1)),
-    (1.0, 1, 16): made([0.5], [1, 1], flossing_loss=np.array([4.0, 0.7]), diagnostics=measured(3)),
     (0.5, 1, 0): made([0.5], diagnostics=measured(1)),
+    (1.0, 1, 16): made([0.5], [1, 1], diagnostics=measured(3)),
+    (1.0, 2, 16): made([0.5], [1, 1], diagnostics=measured(1)),
 }
 
 
 def test_rows_of_random_networks():
-    rows = lyapunov.make_rows(NETWORKS)
+    rows = rows_of(lyapunov, NETWORKS)
     assert [(r["g"], r["seed"], r["flossed_exponents"]) for r in rows] == [(0.5, 1, 0), (1.0, 1, 16), (1.0, 2, 16)]
     log10 = 1 / np.log(10)
     expected = {
         "lambda_1": 0, "lambda_16": -0.15, "log10_condition_number_16": 30 * log10, "log10_prediction_16": 15 * log10,
         "lambda_32": -0.31, "log10_condition_number_32": 62 * log10, "log10_prediction_32": 31 * log10,
         "lambda_75": -0.74, "log10_condition_number_75": 148 * log10, "log10_prediction_75": 74 * log10,
-        "log10_gradient_norm": -100, "last_flossing_loss": 0.5,
+        "log10_gradient_norm": -100,
     }  # fmt: skip
     assert {name: rows[2][name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert rows[1]["last_flossing_loss"] == 0.7 and np.isnan(rows[0]["last_flossing_loss"])
     assert list(rows[0]) == list(table(lyapunov.NAME)[0])
 
 
@@ -396,17 +388,13 @@ def test_figure_of_random_networks():
 
 def test_figure_of_targets_and_gradients():
     fields = lambda n: dict(  # noqa: E731
-        gradient_norm={"xInit": np.full(150, 10.0**-n)},
         diagnostics={"log_condition_number": n * np.arange(4) * np.log(10)},
-        lyapunov_spectrum=n * np.array([[7, 7, 7], [1, 2, 3]], np.float32),
     )
     flossed = {(-0.5, seed): made(LEARNS, [1, 1], **fields(seed)) for seed in (1, 3)}
     records = {(None, 1): made(FAILS, **fields(1))} | flossed
-    spectra, accuracy, gradients, conditions = targets_and_gradients.draw(records, []).axes
+    accuracy, conditions = targets_and_gradients.draw(records, []).axes
     lines = lambda ax: {line.get_label(): line.get_xydata() for line in ax.lines}  # noqa: E731
-    np.testing.assert_allclose(lines(spectra)["target -0.5"], [[1, 2], [2, 4], [3, 6]])
-    assert "no flossing" not in lines(spectra) and spectra.lines[-1].get_ydata() == [-0.5, -0.5]
     np.testing.assert_allclose(lines(accuracy)["target -0.5"][[0, 70, 149]], [[1, 40], [71, 100], [150, 98]])
+    np.testing.assert_allclose(lines(accuracy)["target -0.5"][20], [21, (40 + 100) / 2])
     np.testing.assert_allclose(lines(accuracy)["no flossing"][9], [10, 50])
-    np.testing.assert_allclose(lines(gradients)["target -0.5"][[0, 149]], [[1, -2], [150, -2]])
     np.testing.assert_allclose(lines(conditions)["target -0.5"], [[-100, 0], [1, 2], [101, 4], [151, 6]])

@@ -7,13 +7,13 @@ import pytest
 
 from example_code.experiments import longest_delay, sweep
 from example_code.experiments.longest_delay import (
-    HIGH, SCHEDULE, TRIALS, WEIGHT, call, decide, draw, make_rows, summary, train_adaptively,
+    HIGH, QUICK, SCHEDULE, TRIALS, WEIGHT, call, decide, draw, summary, train_adaptively,
 )  # fmt: skip
 from extras.run import Run
 from gf_task05spatialXORShort import generate_input_output
 from gradient_flossing_example import flossing_gradient, training_gradient
 from julia_packages.flux import EPSILON
-from tests.test_experiments import jobs_of, table
+from tests.test_experiments import jobs_of, rows_of, table
 
 LOW, E = 5e-4, 10_000
 tiny = lambda seed, **changes: call(seed, 5, 8, **dict(E=230, T=60, Tp=20) | changes)  # noqa: E731
@@ -93,20 +93,20 @@ def test_the_committed_table_is_that_of_the_script():
     assert len(rows) == len(calls)
     for row, p in zip(rows, calls):
         assert (p.sIC, p.sIn, p.sNet, p.sONS) == (int(row["seed"]),) * 4 and (p.Ef, p.Ep, p.Ei, p.Ni) == (1, 0, 0, 0)
-        assert (p.IC, p.wsS, p.lr, p.task) == (3, 0.3, 5e-4, -1)
+        assert (p.IC, p.wsS, p.lr, p.task, p.T, p.Tp) == (3, 0.3, 5e-4, -1, 400, 3 * p.delay // 2)
         assert all(row[field] == str(getattr(p, field)) for field in SCHEDULE)
 
 
 def test_what_is_reported_is_run_once_and_with_seeds_that_were_not_searched_with():
-    for trials, count in (("reported", 16), ("quick", 2)):
-        jobs = jobs_of(longest_delay, "--trials", trials)
-        assert len({job.path("") for job in jobs.values()}) == len(jobs) == count
+    for trials, options in ((TRIALS, []), (QUICK, ["--quick"])):
+        jobs = jobs_of(longest_delay, *options)
+        assert list(jobs) == trials and len({job.path("") for job in jobs.values()}) == len(trials)
         assert all(job.arguments == p for p, job in jobs.items())
-    assert min(p.sNet for p in jobs_of(longest_delay)) > 2
+    assert min(p.sNet for p in TRIALS) > 2
 
 
 def test_a_tiny_run_as_a_job_its_row_and_its_line(tmp_path, monkeypatch):
-    monkeypatch.setitem(TRIALS, "quick", [tiny(1)])
+    monkeypatch.setattr(longest_delay, "QUICK", [tiny(1)])
     ((p, job),) = jobs_of(longest_delay, "--quick").items()
     sweep.do(job, tmp_path)
     record = job.record(tmp_path)
@@ -114,11 +114,11 @@ def test_a_tiny_run_as_a_job_its_row_and_its_line(tmp_path, monkeypatch):
     record.elapsed_time = 65.4
     without = dataclasses.replace(record, accuracy=np.full(230, 0.5))
     records = {p: record, tiny(2): without}
-    first, second = rows = make_rows(records)
+    first, second = rows = rows_of(longest_delay, records)
     assert list(first) == list(table("longest_delay")[0])
     assert first == {
-        "delay": 5, "N": 8, "nLE": 8, "E": 230, "T": 60, "Tp": 20, "seed": 1, "flossing_steps": 57,
-        "last_flossing_epoch": 228, "epoch_learned": 125, "final_accuracy": pytest.approx(0.97), "seconds": 65,
+        "delay": 5, "N": 8, "nLE": 8, "E": 230, "seed": 1, "epoch_learned": 125, "final_accuracy": pytest.approx(0.97),
+        "seconds": 65,
     }  # fmt: skip
     assert (second["seed"], second["epoch_learned"]) == (2, None)
     assert summary(rows)[2:] == ["| 5 (10) | 8 | 8 | 230 | 1/2 | 125, - | 97.0, 50.0 | 65 |"]

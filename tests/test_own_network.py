@@ -1,6 +1,5 @@
 """The experiment on own networks: its tasks, conditions, training, table and figure."""
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -79,11 +78,11 @@ def test_conditions_change_what_their_names_say():
     for kind in KINDS:
         torch.manual_seed(1)
         drawn[kind] = getattr(nn, kind)(1, 20)
-    for name, condition in CONDITIONS.items():
-        for kind in condition.kinds:
+    for name, kinds in CONDITIONS.items():
+        for kind in kinds:
             torch.manual_seed(1)
             network = getattr(nn, kind)(1, 20)
-            own_network.start(network, condition.weights, condition.gates, 100)
+            own_network.start(network, name.split(", "), 100)
             changed = {n for n, p in network.named_parameters() if not torch.equal(p, drawn[kind].get_parameter(n))}
             expected = {"weight_hh_l0"} if "orthogonal" in name else set()
             expected |= {"bias_ih_l0", "bias_hh_l0"} if "open gates" in name else set()
@@ -98,8 +97,19 @@ def test_conditions_change_what_their_names_say():
                 assert not change[2].any() and torch.allclose(change[0], -change[1] if kind == "LSTM" else torch.zeros(20))
             if name == "forget bias 1":
                 assert torch.allclose(change[1], torch.ones(20)) and not any(c.any() for i, c in enumerate(change) if i != 1)
-            assert condition.before == ("flossed" in name and "beside" not in name) and (condition.spread is not None) == ("spread" in name)
-            assert condition.beside == ("beside" in name)
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_networks_are_flossed_when_their_names_say_so(name, monkeypatch, clock):
+    said = []
+    monkeypatch.setitem(TASKS, "xor", SMALL)
+    monkeypatch.setattr(own_network, "add_flossing_gradient", lambda *_: said.append("beside"))
+    history = SimpleNamespace(exponents=np.zeros((4, 3)))
+    monkeypatch.setattr(own_network, "floss", lambda *_, spread, **__: said.append(("before", spread)) or history)
+    (row,) = own_network.floss_and_train("xor", CONDITIONS[name][0], name, 1, 30).rows
+    before = "flossed" in name and "beside" not in name
+    assert row["flossing_steps"] == 4 * before
+    assert {*said} == ({"beside"} if "beside" in name else {("before", 0.5 if "spread" in name else None)} if before else set())
 
 
 def test_each_network_gets_the_conditions_that_it_can_have():
@@ -114,7 +124,7 @@ def test_each_network_gets_the_conditions_that_it_can_have():
 # ------------------------------------------------------------------ training
 
 
-SMALL = replace(TASKS["xor"], sizes=(1, 2, 4), steps=4, H=6, k=3, window=20)
+SMALL = TASKS["xor"]._replace(sizes=(1, 2, 4), steps=4, H=6, k=3, window=20)
 
 
 @pytest.fixture
@@ -143,14 +153,14 @@ def test_copies_of_the_flossed_network_are_trained_until_a_size_is_not_learned(m
         return SimpleNamespace(exponents=np.repeat([[9.0], [0.111]], [3, 20], axis=0))
 
     real = own_network.train
-    monkeypatch.setitem(TASKS, "xor", replace(SMALL, score=score))
+    monkeypatch.setitem(TASKS, "xor", SMALL._replace(score=score))
     monkeypatch.setattr(own_network, "train", train)
     monkeypatch.setattr(own_network, "floss", floss)
     keys = jobs_of(own_network, "--tasks", "xor", "--seeds", "3", "--seconds", "31")
     job = keys["xor", "GRU", "open gates, flossed, spread", 3]
     sweep.do(job, tmp_path)
     assert trained == [(1, 3, 7), (2, 3, 7), (4, 3, 7)] and flossed == [(4, 0.5)]
-    rows = own_network.make_rows({1: job.record(tmp_path)})
+    rows = own_network.make_rows(1, job.record(tmp_path))
     same = {"task": "xor", "network": "GRU", "condition": job.arguments[2], "seed": 3}
     same |= {"flossing_steps": 4, "flossing_loss": 0.012, "flossing_seconds": 1}
     assert all(same.items() <= row.items() for row in rows)
@@ -178,8 +188,8 @@ def test_all_conditions_have_the_same_time(monkeypatch, clock):
 
 def test_training_is_by_adam_with_clipped_gradients_and_learns(clock):
     torch.manual_seed(1)
-    network, task = nn.RNN(1, 20), replace(TASKS["xor"], H=20)
-    row = own_network.train(network, task, CONDITIONS["as drawn"], 1, 1, 400)
+    network, task = nn.RNN(1, 20), TASKS["xor"]._replace(H=20)
+    row = own_network.train(network, task, ["as drawn"], 1, 1, 400)
     assert row["epoch_learned"] == row["epochs"] < 399 and row["score"] > 0.9
 
 
@@ -198,7 +208,7 @@ def test_flossing_beside_training_fades_as_the_score_rises():
 def test_flossing_beside_training_comes_every_fourth_epoch(monkeypatch, clock):
     calls = []
     monkeypatch.setattr(own_network, "add_flossing_gradient", lambda network, inputs, score: calls.append(inputs.shape))
-    how = CONDITIONS["orthogonal, flossed beside training"]
+    how = ["orthogonal", "flossed beside training"]
     for size, window in ((4, 20), (9, 27)):
         calls.clear()
         row = own_network.train(nn.RNN(1, 6), SMALL, how, size, 1, 18)
@@ -208,7 +218,7 @@ def test_flossing_beside_training_comes_every_fourth_epoch(monkeypatch, clock):
 def test_digits_are_scored_by_the_test_set(monkeypatch, clock):
     images, labels = torch.rand(1500, 64), torch.arange(1500) % 10
     monkeypatch.setattr(tasks, "all_digits", lambda: (images, labels))
-    row = own_network.train(nn.RNN(1, 32), TASKS["digits"], CONDITIONS["as drawn"], 64, 1, 4)
+    row = own_network.train(nn.RNN(1, 32), TASKS["digits"], ["as drawn"], 64, 1, 4)
     assert row["epoch_learned"] is None and row["score"] in [n / 100 for n in range(101)]  # 100 images of the test
 
 
@@ -221,11 +231,11 @@ def test_the_committed_table_is_that_of_the_script():
     groups = own_network.by(numbers(table("own_network")), "task", "network", "condition", "seed")
     assert groups.keys() <= jobs.keys() and {key[0] for key in groups} == set(TASKS)
     for key, rows in groups.items():
-        task, condition = TASKS[key[0]], CONDITIONS[key[2]]
+        task, before = TASKS[key[0]], "flossed" in key[2].split(", ")
         assert [row["size"] for row in rows] == list(task.sizes[: len(rows)])
         assert all(row["epoch_learned"] == row["epochs"] for row in rows[:-1])
         for row in rows:
-            assert row["flossing_steps"] == (task.steps if condition.before else 0)
+            assert row["flossing_steps"] == (task.steps if before else 0)
             seconds = row["flossing_seconds"] + row["training_seconds"]
             assert row["epoch_learned"] or seconds == pytest.approx(task.seconds, abs=1)  # the last epoch may end later
 
@@ -246,16 +256,16 @@ ROWS = [
 
 
 def test_summary():
-    assert own_network.summary(ROWS) == [
-        "| network | condition | xor: epochs to learn 10; longest |", "|---|---|---|",
-        "| nn.RNN | as drawn | -, 200; -, 10 |", "| nn.LSTM | flossed | 80; 15 |", "",
-        "| network | condition | digits: test accuracy |", "|---|---|---|", "| nn.RNN | as drawn | 0.710, 0.700 |", "",
+    assert own_network.summary(ROWS)[2:] == [
+        "| network | condition | xor | digits |", "|---|---|---|---|",
+        "| nn.RNN | as drawn | -, 200; -, 10 | 0.710, 0.700 |", "| nn.LSTM | flossed | 80; 15 | - |",
     ]  # fmt: skip
 
 
 def test_figure():
     xor, digits = own_network.draw({}, ROWS).axes
     points = lambda ax: [(*line.get_xydata()[0], line.get_marker()) for line in ax.lines if len(line.get_xdata())]  # noqa: E731
-    assert points(xor) == [(4, 0, "x"), (4, 0, "o"), (4, 1, "o"), (4, 0, "x"), (4, 1, "o"), (8, 1, "x")]
-    assert points(digits) == [(0.71, 0, "o"), (0.7, 0, "o")]
+    assert points(xor) == [(4, 0, "x"), (4, 0, "o"), (4, 1, "o"), (4, 1 / 8, "x"), (4, 9 / 8, "o"), (8, 5 / 4, "x")]
+    assert points(digits) == [(0.71, 0, "x"), (0.7, 0, "x")]
     assert [text.get_text() for text in xor.get_legend().get_texts()] == ["10", "15", "20"]
+    assert [text.get_text() for text in xor.get_yticklabels()] == ["nn.RNN, as drawn", "nn.LSTM, flossed"]
