@@ -39,10 +39,9 @@ class Experiment:
     def parse(self, argv=None):
         parser = argparse.ArgumentParser(description=self.description, formatter_class=argparse.RawDescriptionHelpFormatter)
         for name, default in self.settings.items():
-            several = isinstance(default, list)
-            kind = type(default[0] if several else default)
-            keywords = dict(nargs="+" if several else None, choices=default if kind is str else None)
-            parser.add_argument(f"--{name}", default=default, type=kind, help=f"default: {default}", **keywords)
+            first, nargs = (default[0], "+") if isinstance(default, list) else (default, None)
+            keywords = dict(type=type(first), nargs=nargs, choices=default if isinstance(first, str) else None)
+            parser.add_argument(f"--{name}", default=default, help=f"default: {default}", **keywords)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         parser.add_argument("--jobs", type=int, default=cores, help="runs at a time")
         parser.add_argument("--shard", type=shard, default=shard_of_array(os.environ), metavar="I/N",

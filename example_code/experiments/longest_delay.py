@@ -1,7 +1,4 @@
-"""How long a delay can be learned at all? Flossing that fades out by itself as the accuracy rises.
-
-The task is delayed XOR, the loop, train_adaptively, one of its own that is made of the port's pieces.
-"""
+"""How long a delay can be learned at all? Delayed XOR, with flossing that fades out by itself as the accuracy rises."""
 
 import sys
 from pathlib import Path

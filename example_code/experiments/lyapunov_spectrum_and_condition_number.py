@@ -1,7 +1,4 @@
-"""What flossing does to random networks: Lyapunov spectrum, condition number of the long-term Jacobian, gradient norm.
-
-The condition number sigma_1 / sigma_k at the horizon t is set against exp((lambda_1 - lambda_k) t).
-"""
+"""What flossing does to random networks: Lyapunov spectrum, condition number of the long-term Jacobian, gradient norm."""
 
 import sys
 from itertools import product
@@ -49,7 +46,7 @@ def floss_and_measure(*arguments, **options):
 
 
 def log10_condition(record, m):
-    """sigma_1 / sigma_m as a power of 10, at every horizon: (measured, predicted by the exponents)."""
+    """sigma_1 / sigma_m as a power of 10, at every horizon t: (measured, predicted as exp((lambda_1 - lambda_m) t))."""
     spectrum, log_sigma = record.diagnostics["spectrum"], record.diagnostics["log_sigma"]
     return np.array([log_condition_number(log_sigma, m), (spectrum[0] - spectrum[m - 1]) * np.array(HORIZONS)]) / np.log(10)
 

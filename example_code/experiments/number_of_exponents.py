@@ -1,7 +1,4 @@
-"""How many Lyapunov exponents must be flossed: k = 1 to 80 of a network of 80 neurons, at three delays.
-
-The networks are those of the delay sweep's condition "during", with as many epochs and flossing steps for every k.
-"""
+"""How many Lyapunov exponents must be flossed: k = 1 to 80, in networks of the delay sweep's condition "during"."""
 
 import sys
 from itertools import product
