@@ -51,8 +51,10 @@ class Experiment:
         if parser.parse_args(argv).quick:
             parser.set_defaults(out=Path("out", f"{self.name}_quick"), **self.quick)
         args = parser.parse_args(argv)
-        if args.jobs < 1 or args.out.is_file():
-            parser.error(f"--jobs {args.jobs} --out {args.out}: must be at least 1, and a folder")
+        if args.jobs < 1:
+            parser.error(f"--jobs {args.jobs}: must be at least 1")
+        if args.out.is_file():
+            parser.error(f"--out {args.out}: must be a folder")
         return args
 
     def main(self, argv=None):

@@ -8,6 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.delay_sweep import TRAINING, arguments_of  # noqa: E402
 from example_code.experiments.experiment import Experiment, Job, draw_dots, outcome, pivot  # noqa: E402
 
+
 def make_jobs(args):
     """Pairs of (delay, k, seed) and Job."""
     for seed, delay, k in product(args.seeds, (10, 20, 30), (1, 5, 10, 20, 40, 60, 75, 80)):

@@ -114,6 +114,10 @@ def add_flossing_gradient(network, inputs, score):
             p.grad += g * (weight / max(norm, weight))
 
 
+make_rows = lambda key, record: record.rows  # noqa: E731
+line = lambda r: (f"nn.{r['network']}", r["condition"])  # noqa: E731
+
+
 def summary(rows):
     """What came of each seed, and lines of a Markdown table with it for each network, condition and task."""
     table = pivot(rows, ["network", "condition"], line, lambda r: r["task"], result)
@@ -136,8 +140,6 @@ def draw(_, rows):
 
 
 SETTINGS = dict(tasks=[*TASKS], networks=[*KINDS], seeds=[11, 12, 13, 14, 15], seconds=0.0)
-make_rows = lambda key, record: record.rows  # noqa: E731
-line = lambda r: (f"nn.{r['network']}", r["condition"])  # noqa: E731
 QUICK = dict(tasks=["xor"], networks=["RNN"], seeds=[1], seconds=8.0)
 EXPERIMENT = Experiment("own_network", __doc__, SETTINGS, QUICK, make_jobs, make_rows, summary, draw)
 

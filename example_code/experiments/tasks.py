@@ -94,7 +94,7 @@ CONDITIONS = {  # what is done, in words between commas, and to which networks
 
 
 @torch.no_grad()
-def start(network, words, length=None):
+def start(network, words, length):
     """Change what torch drew, as the words of a condition say; "chrono": for memories of up to `length` steps."""
     if "orthogonal" in words:
         for block in network.weight_hh_l0.split(network.hidden_size):
