@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit, match="2"):
         delay_sweep.EXPERIMENT.main(["--out", str(tmp_path / "file")])
-    assert f"--out {tmp_path / 'file'}: must be at least 1, and a folder" in capsys.readouterr().err
+    assert f"--out {tmp_path / 'file'}: must be a folder" in capsys.readouterr().err
 
 
 SCRIPTS = [path for path in FOLDER.glob("*.py") if "__main__" in path.read_text() and path.stem != "sweep"]

@@ -9,6 +9,7 @@ from example_code import floss_your_own_network
 from example_code.experiments import sweep, what_it_knows
 from example_code.experiments.what_it_knows import H, LAGS, derivatives, draw, look, look_at_stages, summary
 from example_code.experiments.experiment import readme_call
+from example_code.experiments.tasks import CONDITIONS, TASKS, start
 from extras.lyapunov import trajectory
 from tests.test_experiments import jobs_of, numbers, table
 
@@ -92,10 +93,24 @@ def test_torchs_networks_are_flossed_and_trained_as_asked(kind, flossing, gates,
         assert gates is not None or max(map(abs, seen[0][3])) < 1
 
 
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_beside_training_is_the_condition_of_own_networks(kind, monkeypatch):
+    (condition,) = [name for name, kinds in CONDITIONS.items() if "beside" in name and kind in kinds]
+    trained = []
+    monkeypatch.setattr(what_it_knows, "train", lambda network, *arguments, seconds: trained.append(arguments) or {"score": 0.92})
+    (drawn, network, accuracy), last = what_it_knows.torch_stages(kind, "beside training", 4, 7, 30)
+    assert (drawn, accuracy, last[0], last[2]) == ("drawn", None, "trained", 0.96) and last[1] is network
+    assert trained == [(TASKS["xor"], condition.split(", "), 10, 4)]
+    torch.manual_seed(4)
+    expected = getattr(nn, kind)(1, H)
+    start(expected, condition.split(", "), None)
+    assert all(torch.equal(p, q) for p, q in zip(network.parameters(), expected.parameters()))
+
+
 def test_a_job_its_rows_and_that_nothing_is_flossed_without_flossing(tmp_path, monkeypatch):
     monkeypatch.setattr(what_it_knows, "look", lambda network: {"sum": network.weight_hh_l0.sum().item()})
     jobs = jobs_of(what_it_knows, "--seeds", "2", "--steps", "3", "--epochs", "11")
-    assert len(jobs) == 11 and ("port", "with spread", 2) not in jobs
+    assert len(jobs) == 14 and {key[1] for key in jobs if key[0] == "port"} == {"none", "alone"}
     sweep.do(jobs["RNN", "none", 2], tmp_path)
     rows = what_it_knows.make_rows(1, jobs["RNN", "none", 2].record(tmp_path))
     flossed = look_at_stages("RNN", "alone", 2, 3, 11).rows
@@ -126,7 +141,7 @@ def test_summary_and_figure():
 
 def test_the_committed_table_is_that_of_the_script():
     rows = numbers(table("what_it_knows"))
-    stages = {key: ["drawn", "trained"] if key[1] == "none" else ["drawn", "flossed", "trained"] for key in jobs_of(what_it_knows)}
+    stages = {key: ["drawn", "trained"] if key[1] in ("none", "beside training") else ["drawn", "flossed", "trained"] for key in jobs_of(what_it_knows)}
     assert [(r["network"], r["flossing"], r["seed"], r["stage"]) for r in rows] == [(*k, s) for k, v in stages.items() for s in v]
     for r in rows:
         assert r["memory"] == pytest.approx(sum(r[f"bit_{lag}"] for lag in LAGS))

@@ -8,7 +8,6 @@ processor time, which other processes do not lengthen; in brackets the distance 
 
 import argparse
 import os
-import platform
 import sys
 import time
 from itertools import product
@@ -99,7 +98,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="few sizes and rounds")
     quick = parser.parse_args(argv).quick
-    print(f"{platform.platform()}, {os.cpu_count()} cores; Python {platform.python_version()}, NumPy {np.__version__}")
+    print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, NumPy {np.__version__}, torch {torch.__version__}")
     named = lambda size: ", ".join(f"{key} {value}" for key, value in size.items()) or "README"  # noqa: E731
     for kind, sizes in SIZES.items():
         some = product(sizes[: 2 if quick else None], (OURS, TORCH))

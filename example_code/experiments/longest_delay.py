@@ -79,8 +79,7 @@ def call(seed, delay, N, E=6000, T=400, **changes):
 
 SEEDS = (31, 32, 33)
 TRIALS = [call(seed, delay, 2 * delay) for delay in (45, 60, 80, 100) for seed in SEEDS]  # a neuron for each step between
-TRIALS += [call(seed, 60, 120, nLE=0) for seed in SEEDS]  # without flossing
-TRIALS += [call(31, 60, 80, E=50_000)]  # with fewer neurons
+TRIALS += [*(call(seed, 60, 120, nLE=0) for seed in SEEDS), call(31, 60, 80, E=50_000)]  # no flossing; fewer neurons
 QUICK = [call(seed, 15, 30, E=600, T=150) for seed in (1, 2)]
 SCHEDULE = ("delay", "N", "nLE", "E")  # parameters that are columns of the table
 

@@ -100,10 +100,7 @@ def train(network, task, how, size, seed, seconds):
 
 
 def add_flossing_gradient(network, inputs, score):
-    """Add the gradient of the flossing loss of one trial, scaled down to NORM at a score of 0, to nothing at FADED.
-
-    As many exponents are flossed as there are units.
-    """
+    """Add the gradient of the flossing loss of one trial and H exponents, scaled to NORM at a score of 0, to 0 at FADED."""
     weight = NORM * min(max(1 - score / FADED, 0), 1)
     if weight:
         parameters = list(network.parameters())

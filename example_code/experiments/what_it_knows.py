@@ -1,8 +1,7 @@
 """What does a network know of its past input before flossing, after it and after training? Does that predict learning?
 
-The port's network and nn.RNN, nn.GRU and nn.LSTM of 80 units, delayed XOR at delay 10. What is known is what a linear
-readout, fitted by least squares to the first half of the time steps, gives of the second: R^2 = 1 - (mean squared error) /
-(variance of what is to be read), or 0 where that is negative. --steps: of flossing.
+Networks of 80 units, delayed XOR at delay 10. What is known is what a linear readout, fitted to the first half of the time
+steps, gives of the second: R^2 = 1 - (mean squared error) / (variance), or 0 where that is negative. --steps: of flossing.
 """
 
 import copy
@@ -16,8 +15,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from example_code.experiments.experiment import Experiment, Job, markdown, readme_call  # noqa: E402
-from example_code.experiments.own_network import Trainings, make_rows  # noqa: E402
-from example_code.experiments.tasks import KINDS, SPREAD  # noqa: E402
+from example_code.experiments.own_network import Trainings, make_rows, train  # noqa: E402
+from example_code.experiments.tasks import GATED, KINDS, SPREAD, TASKS, start  # noqa: E402
 from example_code.floss_your_own_network import H, floss_before_training, training  # noqa: E402
 from extras.figures import COLOURS, new_figure  # noqa: E402
 from extras.flossing import open_gates  # noqa: E402
@@ -26,14 +25,14 @@ from gradient_flossing_example import train_rnn_flossing  # noqa: E402
 DELAY, LAGS = 10, range(41)
 TRANSIENT, T, B = 100, 600, 4  # steps not looked at, steps looked at, and trials
 NOISE = 1e-3  # standard deviation of noise at each unit that a readout must bear: without it 1e-15 of a state could be read
-NETWORKS, FLOSSING = ("port", *KINDS), ("none", "alone", "with spread")  # with spread: gates are opened first
+NETWORKS, FLOSSING = ("port", *KINDS), ("none", "alone", "with spread", "beside training")  # the last two: with open gates
 
 
 def make_jobs(args):
     """Pairs of (network, flossing, seed) and Job."""
     function, load = "example_code.experiments.what_it_knows:look_at_stages", "example_code.experiments.own_network:load"
     for key in product(NETWORKS, FLOSSING, args.seeds):
-        if key[:2] != ("port", "with spread"):
+        if key[0] != "port" or key[1] in ("none", "alone"):
             yield key, Job("_".join(map(str, key)).replace(" ", "_"), (*key, args.steps, args.epochs), function, load)
 
 
@@ -62,6 +61,12 @@ def torch_stages(kind, flossing, seed, steps, epochs):
     """The same of nn.RNN, nn.GRU or nn.LSTM as torch draws it."""
     torch.manual_seed(seed)
     network = getattr(nn, kind)(1, H)
+    if flossing == "beside training":  # from orthogonal weights, until the task is learned
+        words = [*(["open gates"] if kind in GATED else []), "orthogonal", "flossed beside training"]
+        start(network, words, None)
+        yield "drawn", network, None
+        yield "trained", network, (1 + train(network, TASKS["xor"], words, DELAY, seed, seconds=600)["score"]) / 2
+        return
     yield "drawn", network, None
     if flossing == "with spread" and kind != "RNN":
         open_gates(network)
@@ -158,13 +163,13 @@ def draw(_, rows):
     with new_figure(3.5) as figure:
         axes = dict(zip(NETWORKS, figure.subplots(1, len(NETWORKS), sharey=True)))
         for r in rows:
-            if r["seed"] == rows[0]["seed"] and (r["stage"] != "drawn" or r["flossing"] == "none"):
+            if r["seed"] == rows[0]["seed"] and (r["stage"] != "drawn" or r["flossing"] in ("none", "beside training")):
                 style = dict(color=COLOURS[FLOSSING.index(r["flossing"])], linestyle="-" if r["stage"] == "trained" else "--")
-                values, label = [r[f"bit_{lag}"] for lag in LAGS], f"flossing {r['flossing']}: {r['stage']}"
+                values, label = [r[f"bit_{lag}"] for lag in LAGS], f"{r['flossing']}: {r['stage']}"
                 axes[r["network"]].plot(LAGS, values, label=label, **style)
                 axes[r["network"]].set(title=r["network"], xlabel="lag (steps)")
         axes["port"].set_ylabel("R² of a bit")
-        figure.legend(*axes["RNN"].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        figure.legend(*axes["RNN"].get_legend_handles_labels(), loc="outside upper center", ncols=4, title="flossing")
     return figure
 
 
