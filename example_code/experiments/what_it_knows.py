@@ -82,7 +82,8 @@ def look(network):
     network = copy.deepcopy(network).double()
     bits = torch.randint(2, (TRANSIENT + T, B, 1), generator=torch.Generator().manual_seed(1)).double()
     states, inputs = network(bits)[0][TRANSIENT:].numpy(), bits[TRANSIENT:, :, 0].numpy()
-    known, xor = memory(states, inputs, LAGS), xor_memory(states, inputs, DELAY)
+    same = slice(LAGS[-1] - 2 * DELAY, None)  # so that bits and XOR are read from the same steps
+    known, xor = memory(states, inputs, LAGS), xor_memory(states[same], inputs[same], DELAY)
     gains, jacobians = (d[TRANSIENT:] for d in derivatives(network, bits[: 2 * TRANSIENT, 0]))
     numbers = dict(memory=known.sum(), gain=np.sqrt((gains[:, :H] ** 2).mean()), gradient=gradient_norm(jacobians, 2 * DELAY))
     numbers |= {f"bit_{lag}": r for lag, r in zip(LAGS, known)} | {f"xor_{DELAY}": xor}
