@@ -592,8 +592,9 @@ def test_recomputing_segments_changes_no_number_and_keeps_less(kind, monkeypatch
 
     plain = gradients()
     monkeypatch.setattr(flossing, "RECOMPUTE_BYTES", 0)
-    for value, expected in zip(gradients(), plain, strict=True):
-        assert torch.equal(value, expected)
+    exponents, *recomputed = gradients()
+    torch.testing.assert_close(exponents, plain[0], rtol=0, atol=1e-14)
+    assert_close(recomputed, plain[1:], 1e-10)
     assert kept[1] < 0.7 * kept[0]
     with torch.no_grad():  # torch 2.2 takes another way to the last bit
         torch.testing.assert_close(lyapunov_exponents(network, inputs, 3, **options), plain[0], rtol=0, atol=1e-14)
