@@ -204,7 +204,7 @@ def _exponents(system, V, discard, qr_every):
     length, t, state, states, log_R = min(FIRST_LENGTH, longest), 0, system.state, [], torch.zeros_like(V[..., 0])
     advance = system.advance
     if torch.is_grad_enabled() and T * V.numel() * V.element_size() > RECOMPUTE_BYTES:
-        advance = partial(_advance_and_recompute, advance, math.isqrt(T))
+        advance = partial(_advance_and_recompute, advance, 2 * math.isqrt(T))
     while t < T and V.shape[1]:
         steps = (discard if t < discard else T) - t
         m = math.ceil(steps / math.ceil(steps / length))  # as few and as equal segments as possible
@@ -228,7 +228,7 @@ def _exponents(system, V, discard, qr_every):
 
 
 def _advance_and_recompute(advance, m, first, last, state, V):
-    """The same as `advance`, but the backward pass has only every m-th step, and computes those between again."""
+    """The same as `advance`, but of m steps the backward pass has the first only, and computes the others again."""
     states = [state]
     for t in range(first, last, m):
         new, V = checkpoint(advance, t, min(t + m, last), states[-1], V, use_reentrant=False)
