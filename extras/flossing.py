@@ -22,6 +22,7 @@ import math
 import sys
 import warnings
 from collections import namedtuple
+from functools import partial
 
 import numpy as np
 import torch
@@ -203,7 +204,7 @@ def _exponents(system, V, discard, qr_every):
     length, t, state, states, log_R = min(FIRST_LENGTH, longest), 0, system.state, [], torch.zeros_like(V[..., 0])
     advance = system.advance
     if torch.is_grad_enabled() and T * V.numel() * V.element_size() > RECOMPUTE_BYTES:
-        advance = lambda *args: checkpoint(system.advance, *args, use_reentrant=False)  # noqa: E731
+        advance = partial(_advance_and_recompute, advance, 2 * math.isqrt(T))
     while t < T and V.shape[1]:
         steps = (discard if t < discard else T) - t
         m = math.ceil(steps / math.ceil(steps / length))  # as few and as equal segments as possible
@@ -224,6 +225,15 @@ def _exponents(system, V, discard, qr_every):
         raise ValueError(f"k must be at most {V.shape[1]} here, got {k}: the Jacobian loses rank along the trajectory "
                          f"(units that are off or saturated), and only {V.shape[1]} Lyapunov exponents exist")  # fmt: skip
     return (log_R / (T - discard)).to(system.dtype), torch.stack(states[discard:])[..., system.outputs]
+
+
+def _advance_and_recompute(advance, m, first, last, state, V):
+    """The same as `advance`, but of m steps the backward pass has the first only, and computes the others again."""
+    states = [state]
+    for t in range(first, last, m):
+        new, V = checkpoint(advance, t, min(t + m, last), states[-1], V, use_reentrant=False)
+        states += new
+    return states[1:], V
 
 
 @torch.no_grad()
@@ -292,15 +302,14 @@ _CELLS = {
 
 
 def _gated_sum(a, W, k):
-    """Function (t, V (B, k, J)) -> sum_g a_g * (W_g V), (B, k, H), of m steps: a, m of (B, G, H); W (G H, J)."""
-    B, G, H = a[0].shape
+    """Function (t, V (B, k, J)) -> sum_g a_g * (W_g V), (B, k, H), of m steps: a (m, B, G, H), W (G H, J)."""
+    (m, B, G, H), steps = a.shape, a.unbind(0)
     if G == 1:
-        return lambda t, V: linear(V, W) * a[t]
+        return lambda t, V: linear(V, W) * steps[t]
     if 2 * k < H:  # more work for the matrices than for the tangents
-        return lambda t, V: (linear(V, W).unflatten(-1, (G, H)) * a[t][:, None]).sum(-2)
-    a = torch.stack(a).permute(3, 0, 1, 2).flatten(1, 2)  # (H, m B, G)
-    M = torch.bmm(a, W.view(G, H, -1).transpose(0, 1))  # (H, m B, J)
-    M = M.unflatten(1, (-1, B)).permute(1, 2, 3, 0).unbind(0)
+        return lambda t, V: (linear(V, W).unflatten(-1, (G, H)) * steps[t][:, None]).sum(-2)
+    M = torch.bmm(a.permute(3, 0, 1, 2).flatten(1, 2), W.view(G, H, -1).transpose(0, 1))  # (H, m B, J)
+    M = M.unflatten(1, (m, B)).permute(1, 2, 3, 0).unbind(0)
     return lambda t, V: torch.bmm(V, M[t])
 
 
@@ -362,49 +371,49 @@ class _System:
 
 
 class _ClosedForm(_System):
-    """nn.RNN, nn.GRU, nn.LSTM or a Cell: the trajectory in advance, in few large operations, then tangents step by step."""
+    """nn.RNN, nn.GRU, nn.LSTM or a Cell: the trajectory in advance, by torch's kernels, then tangents in closed form."""
 
     def __init__(self, network, inputs, state, dtype):
         super().__init__(network, inputs, state, dtype)
         self.cell, self.H, self.L = _CELLS[_kind(network)], network.hidden_size, getattr(network, "num_layers", 1)
         self.outputs = slice(self.L * self.H)  # h, not c
-        x, self.layers, trajectories = self.inputs, [], []
+        x, self.layers = self.inputs.unbind(0), []
         for number in range(self.L):
             suffix, names = f"_l{number}" if self.batch else "", ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             weights = [self.convert(getattr(network, name + suffix, None)) for name in names]
-            steps = [self.state.split(self.H, -1)[number :: self.L]]
+            states = [self.state.split(self.H, -1)[number :: self.L]]
             for x_t in x:
-                new = self.cell.step(x_t, steps[-1] if self.tuple else steps[-1][0], *weights)
-                steps.append(new if self.tuple else (new,))
-            old = [torch.stack(part) for part in zip(*steps[:-1])]
-            self.layers.append(self.coefficients(x, old, *weights, below=number > 0))
-            trajectories.append(steps[1:])
-            x = torch.stack([new[0] for new in steps[1:]])
-        self.states = [torch.cat([p for part in zip(*layers) for p in part], -1) for layers in zip(*trajectories)]
-
-    def coefficients(self, x, old, W_ih, W_hh, b_ih, b_hh, below):
-        """Of a layer: sums over W_hh and, if there is a layer below, W_ih, each (vectors of each step, W); other vectors."""
-        x, h = (y.chunk(sum(self.cell.gates), -1) for y in (linear(x, W_ih, b_ih), linear(old[0], W_hh, b_hh)))
-        *groups, vectors = self.cell.vectors(x, h, old)
-        rows = [G * self.H for G in self.cell.gates]
-        sums = [[(torch.stack(a, -2).unbind(0), W_g) for a, W_g in zip(group, W.split(rows))]
-                for group, W in zip((groups[0], groups[-1]), (W_hh, W_ih) if below else (W_hh,))]  # fmt: skip
-        return sums, [v[:, :, None].unbind(0) for v in vectors]
+                new = self.cell.step(x_t, states[-1] if self.tuple else states[-1][0], *weights)
+                states.append(new if self.tuple else (new,))
+            self.layers.append((x, states, *weights))
+            x = [new[0] for new in states[1:]]
+        steps = zip(*(states[1:] for _, states, *_ in self.layers))
+        self.states = [torch.cat([part for parts in zip(*new) for part in parts], -1) for new in steps]
 
     def advance(self, first, last, state, V):
         """States (B, n) after each of the steps, a list, and the tangents (B, k, n) after the last of them."""
-        below, pieces = None, list(V.split(self.H, -1))
-        for number, (groups, vectors) in enumerate(self.layers):
-            from_h, *from_x = [[_gated_sum(a[first:last], W, V.shape[1]) for a, W in group] for group in groups]
+        below, pieces = [], list(V.split(self.H, -1))
+        for number, layer in enumerate(self.layers):
+            from_h, from_x, vectors = self.coefficients(slice(first, last), V.shape[1], bool(below), *layer)
             tangent, outputs = pieces[number :: self.L], []
             for t in range(last - first):
                 sums = [f(t, tangent[0]) for f in from_h]
-                for group in from_x:
-                    sums = [s + f(t, below[t]) for s, f in zip(sums, group)]
-                tangent = self.cell.tangents(sums, [v[first + t] for v in vectors], tangent)
+                if below:
+                    sums = [s + f(t, below[t]) for s, f in zip(sums, from_x)]
+                tangent = self.cell.tangents(sums, [v[t] for v in vectors], tangent)
                 outputs.append(tangent[0])
             below, pieces[number :: self.L] = outputs, tangent
         return self.states[first:last], torch.cat(pieces, -1)
+
+    def coefficients(self, steps, k, below, x, states, W_ih, W_hh, b_ih, b_hh):
+        """Of a layer and some steps: sums over W_hh; those over W_ih if there is a layer below; vectors of other terms."""
+        x, old = torch.stack(x[steps]), [torch.stack(part) for part in zip(*states[steps])]
+        x, h = (y.chunk(sum(self.cell.gates), -1) for y in (linear(x, W_ih, b_ih), linear(old[0], W_hh, b_hh)))
+        *groups, vectors = self.cell.vectors(x, h, old)
+        rows = [G * self.H for G in self.cell.gates]
+        sums = lambda group, W: [_gated_sum(torch.stack(a, -2), W_g, k) for a, W_g in zip(group, W.split(rows))]  # noqa: E731
+        from_x = sums(groups[-1], W_ih) if below else []
+        return sums(groups[0], W_hh), from_x, [v[:, :, None].unbind(0) for v in vectors]
 
 
 class _Callable(_System):

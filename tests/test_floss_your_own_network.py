@@ -13,6 +13,7 @@ from example_code.floss_your_own_network import H, delayed_xor, floss_before_tra
 from extras.flossing import flossing_loss
 from tests.conftest import ROOT
 
+LABELS = ("as drawn", "flossed before training", "orthogonal", "orthogonal, flossed")
 
 def test_the_target_is_the_xor():
     bits, target = delayed_xor(2, 40, 7, torch.Generator().manual_seed(1))
@@ -59,6 +60,25 @@ def test_training_is_adam_on_the_cross_entropy_of_new_batches():
     assert next(epochs) == pytest.approx((loss.item(), accuracy), rel=1e-4)
 
 
+def test_flossing_beside_training_adds_the_loss_of_one_trial_every_fourth_epoch(monkeypatch):
+    calls = []
+
+    def flossing_loss(network, bits, k, discard):
+        calls.append((epoch, bits.shape, k, discard))
+        return 0 * network.bias_hh_l0.sum() + network.weight_ih_l0.sum() * 1e6  # so large that its sign is the gradient's
+
+    monkeypatch.setattr(example, "flossing_loss", flossing_loss)
+    for delay, window in ((10, 55), (20, 60)):
+        torch.manual_seed(1)
+        network = nn.RNN(1, H)
+        before, epochs = network.weight_ih_l0.detach().clone(), training(network, delay, 3, flossed=True)
+        for epoch in range(5):
+            next(epochs)
+            if epoch == 0:
+                torch.testing.assert_close(network.weight_ih_l0.detach(), before - 1e-3, rtol=0, atol=1e-6)
+        assert [calls.pop(0) for _ in range(2)] == [(epoch, (window, 1, 1), H, 16) for epoch in (0, 4)] and not calls
+
+
 @pytest.mark.parametrize("options, said", [
     ("--delay 150", "--delay 150: must be from 1 to 149"),
     ("--delay 0", "--delay 0: must be from 1 to 149"),
@@ -78,14 +98,14 @@ def test_options_that_cannot_be_are_named_before_any_work(options, said, tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
-def test_three_networks_are_trained_on_the_same_data_and_one_figure_shows_them(kind, tmp_path, monkeypatch, capsys):
+def test_four_networks_are_trained_on_the_same_data_and_one_figure_shows_them(kind, tmp_path, monkeypatch, capsys):
     """Epochs of accuracies that are given: learned is a mean of ten above 95 %."""
     trained, flossed = [], []
 
-    def fake_training(network, *where):
-        assert where == (12, 5)
+    def fake_training(network, delay, seed, beside):
+        assert (delay, seed, beside) == (12, 5, len(trained) == 3)
         trained.append(network)
-        accuracies = [[0.5] * 7 + [0.96] * 13, [0.95] * 20, [0.96] * 20][len(trained) - 1]
+        accuracies = [[0.95] * 20, [0.5] * 7 + [0.96] * 13, [0.96] * 20, [0.5] * 30][len(trained) - 1]
         return ((0.25, accuracy) for accuracy in itertools.chain(accuracies, itertools.repeat(1.0)))
 
     monkeypatch.setattr(example, "training", fake_training)
@@ -94,17 +114,15 @@ def test_three_networks_are_trained_on_the_same_data_and_one_figure_shows_them(k
     example.main(options)
     path = tmp_path / f"floss_your_own_network_{kind}_delay12.png"
     assert [path] == list(tmp_path.iterdir())
-    assert capsys.readouterr().out.splitlines() == [
-        "flossed: epoch 50/50  loss 0.2500  accuracy 100.0 %", "flossed: learned at epoch 17",
-        "not flossed: epoch 50/50  loss 0.2500  accuracy 100.0 %", "not flossed: learned at epoch 21",
-        "orthogonal: epoch 50/50  loss 0.2500  accuracy 100.0 %", "orthogonal: learned at epoch 10",
-        f"wrote {path}",
-    ]  # fmt: skip
-    assert flossed == [(trained[0], 9)]
-    for network in trained[:2]:
-        for p, q in zip(network.parameters(), trained[2].parameters()):
-            assert torch.equal(p, q) == (p is not network.weight_hh_l0)
-    for gate in trained[2].weight_hh_l0.split(H):
+    at = zip(LABELS, (21, 17, 10, 40))
+    lines = [(f"{label}: epoch 50/50  loss 0.2500  accuracy 100.0 %", f"{label}: learned at epoch {n}") for label, n in at]
+    assert capsys.readouterr().out.splitlines() == [*itertools.chain(*lines), f"wrote {path}"]
+    assert flossed == [(trained[1], 9)]
+    drawn, orthogonal = trained[:2], trained[2:]
+    for one, other in itertools.combinations(trained, 2):
+        for p, q in zip(one.parameters(), other.parameters()):
+            assert torch.equal(p, q) == (p is not one.weight_hh_l0 or (one in drawn) == (other in drawn))
+    for gate in orthogonal[0].weight_hh_l0.split(H):
         torch.testing.assert_close(gate @ gate.T, torch.eye(H), rtol=0, atol=1e-5)
     biases = trained[0].bias_ih_l0.view(-1, H)
     assert kind == "RNN" or ((biases[0] == 3).all() and (biases[1] == -3).all())
@@ -115,5 +133,5 @@ def test_what_is_not_learned_is_said_from_any_folder_and_without_docstrings(tmp_
     command = [sys.executable, "-OO", script, "--network", "GRU", "--epochs", "1", "--steps", "0", "--delay", "149"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:3] == [f"{label}: not learned" for label in ("flossed", "not flossed", "orthogonal")]
+    assert done.stdout.splitlines()[:4] == [f"{label}: not learned" for label in LABELS]
     assert (tmp_path / "out" / "floss_your_own_network_GRU_delay149.png").exists()
