@@ -33,7 +33,8 @@ from torch.utils.checkpoint import checkpoint
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 RANK_TOLERANCE = 10  # a column with |R_ii| below 10 n eps max|R_jj| is dependent; rounding alone gave up to 2 n eps
 BLIND = 0.03  # _change of outputs by that of inputs: GRU and LSTM flossed blind 0.002 to 0.008, all that see 0.16 to 1.5
-RECOMPUTE_BYTES = 5e7  # of the tangents of all steps; above, the backward pass, which needs five times that, recomputes them
+PREPARE_BYTES = 1e7  # of the tangents of all steps; above, coefficients of all steps at once would leave the cache
+RECOMPUTE_BYTES = 5e7  # of the same; above, the backward pass, which needs five times that, recomputes the tangents
 _DTYPES = (torch.float32, torch.float64)
 _LAYERS = (nn.RNN, nn.RNNCell, nn.GRU, nn.GRUCell, nn.LSTM, nn.LSTMCell)
 
@@ -203,8 +204,11 @@ def _exponents(system, V, discard, qr_every):
     longest = T if qr_every == 1 else qr_every
     length, t, state, states, log_R = min(FIRST_LENGTH, longest), 0, system.state, [], torch.zeros_like(V[..., 0])
     advance = system.advance
-    if torch.is_grad_enabled() and T * V.numel() * V.element_size() > RECOMPUTE_BYTES:
+    size = T * V.numel() * V.element_size()
+    if torch.is_grad_enabled() and size > RECOMPUTE_BYTES:
         advance = partial(_advance_and_recompute, advance, 2 * math.isqrt(T))
+    elif size <= PREPARE_BYTES:
+        system.prepare(k)
     while t < T and V.shape[1]:
         steps = (discard if t < discard else T) - t
         m = math.ceil(steps / math.ceil(steps / length))  # as few and as equal segments as possible
@@ -366,6 +370,9 @@ class _System:
             raise ValueError(f"inputs must have the shape (T, B, ...), T > 0, B = {B} as in state, got {_describe(x)}")
         return parts
 
+    def prepare(self, k):
+        """Do once for k tangents what `advance` would do for every few steps again."""
+
     def pack(self, parts):
         return torch.cat([part.movedim(self.batch, 0).flatten(1) for part in parts], 1)
 
@@ -377,7 +384,7 @@ class _ClosedForm(_System):
         super().__init__(network, inputs, state, dtype)
         self.cell, self.H, self.L = _CELLS[_kind(network)], network.hidden_size, getattr(network, "num_layers", 1)
         self.outputs = slice(self.L * self.H)  # h, not c
-        x, self.layers = self.inputs.unbind(0), []
+        x, self.layers, self.prepared = self.inputs.unbind(0), [], []
         for number in range(self.L):
             suffix, names = f"_l{number}" if self.batch else "", ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             weights = [self.convert(getattr(network, name + suffix, None)) for name in names]
@@ -393,20 +400,27 @@ class _ClosedForm(_System):
     def advance(self, first, last, state, V):
         """States (B, n) after each of the steps, a list, and the tangents (B, k, n) after the last of them."""
         below, pieces = [], list(V.split(self.H, -1))
-        for number, layer in enumerate(self.layers):
-            from_h, from_x, vectors = self.coefficients(slice(first, last), V.shape[1], bool(below), *layer)
+        begin, layers = (0, self.prepared) if self.prepared else (first, self.coefficients(slice(first, last), V.shape[1]))
+        for number, (from_h, from_x, vectors) in enumerate(layers):
             tangent, outputs = pieces[number :: self.L], []
-            for t in range(last - first):
+            for t in range(first - begin, last - begin):
                 sums = [f(t, tangent[0]) for f in from_h]
                 if below:
-                    sums = [s + f(t, below[t]) for s, f in zip(sums, from_x)]
+                    sums = [s + f(t, below[t - first + begin]) for s, f in zip(sums, from_x)]
                 tangent = self.cell.tangents(sums, [v[t] for v in vectors], tangent)
                 outputs.append(tangent[0])
             below, pieces[number :: self.L] = outputs, tangent
         return self.states[first:last], torch.cat(pieces, -1)
 
-    def coefficients(self, steps, k, below, x, states, W_ih, W_hh, b_ih, b_hh):
-        """Of a layer and some steps: sums over W_hh; those over W_ih if there is a layer below; vectors of other terms."""
+    def prepare(self, k):
+        """Compute the coefficients of all steps at once: faster, and they stay in memory."""
+        self.prepared = self.coefficients(slice(0, self.T), k)
+
+    def coefficients(self, steps, k):
+        return [self.coefficients_of_layer(steps, k, number > 0, *layer) for number, layer in enumerate(self.layers)]
+
+    def coefficients_of_layer(self, steps, k, below, x, states, W_ih, W_hh, b_ih, b_hh):
+        """Of some steps: sums over W_hh; those over W_ih if there is a layer below; vectors of other terms."""
         x, old = torch.stack(x[steps]), [torch.stack(part) for part in zip(*states[steps])]
         x, h = (y.chunk(sum(self.cell.gates), -1) for y in (linear(x, W_ih, b_ih), linear(old[0], W_hh, b_hh)))
         *groups, vectors = self.cell.vectors(x, h, old)

@@ -33,8 +33,8 @@ def test_networks_have_the_same_exponents_by_hand(network, engine):
 def test_the_table_of_networks_has_both_precisions(monkeypatch, capsys):
     monkeypatch.setattr(benchmark, "SIZES", {})
     monkeypatch.setattr(benchmark, "network_step", lambda *arguments: arguments)
-    seconds = lambda network, engine, dtype, *size: 1e-3 * (len(engine) + (dtype == "float32")) * np.ones(3)  # noqa: E731
-    monkeypatch.setattr(benchmark, "measure", lambda steps, rounds: {key: seconds(*step) for key, step in steps.items()})
+    seconds = lambda network, engine, dtype, *_: 1e-3 * (len(engine) + (dtype == "float32")) * np.ones(3)  # noqa: E731
+    monkeypatch.setattr(benchmark, "measure", lambda steps, *_: {key: seconds(*step) for key, step in steps.items()})
     benchmark.main(["--quick"])
     assert capsys.readouterr().out.splitlines()[2:] == [
         "| network | H, k, T, B | ours float64 | jvp float64 | plain float64 | ours float32 | jvp float32 | plain float32 |",
@@ -70,7 +70,7 @@ def test_short_functions_are_called_several_times_in_a_round(monkeypatch):
 
 
 def test_the_table_has_medians_distances_of_quartiles_and_ratios(monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "measure", lambda steps, rounds: {key: 1e-3 * f() for key, f in steps.items()})
+    monkeypatch.setattr(benchmark, "measure", lambda steps, *_: {key: 1e-3 * f() for key, f in steps.items()})
     spread = np.array([0.5, 0.9, 1, 1.2, 9])
     times = {("README", "ours"): 1, ("README", "torch"): 2, ("N 160, B 2", "ours"): 8, ("N 160, B 2", "torch"): 4}
     steps = {((row,), f"{engine} (ms)"): lambda ms=ms: ms * spread for (row, engine), ms in times.items()}
@@ -86,7 +86,7 @@ def test_the_table_has_medians_distances_of_quartiles_and_ratios(monkeypatch, ca
 def test_main_prints_the_tables_of_all_kinds(monkeypatch, capsys):
     monkeypatch.setattr(benchmark.example, "README_CALL", benchmark.example.README_CALL._replace(**SIZES | dict(N=20)))
     rounds = []
-    monkeypatch.setattr(benchmark, "measure", lambda functions, n: rounds.append(n) or {key: np.ones(3) for key in functions})
+    monkeypatch.setattr(benchmark, "measure", lambda functions, n, _: rounds.append(n) or {key: np.ones(3) for key in functions})
     benchmark.main([])
     rows = ["| training | ours (ms) | torch (ms) |", "| flossing | ours (ms)", "| N 640 |", "| nn.LSTM | 256, 32, 200, 16 |"]
     printed = capsys.readouterr().out

@@ -1,8 +1,10 @@
 """extras/flossing.py against autograd Jacobians of torch's own modules, finite differences and known exponents."""
 
+import itertools
 import math
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -87,7 +89,7 @@ def exponents_by_autograd(network, inputs, state, k, discard=DISCARD, seed=0):
 
 
 def weighted_gradients(exponents, tensors):
-    weights = torch.arange(1.0, exponents.numel() + 1, dtype=exponents.dtype).view_as(exponents)
+    weights = torch.arange(1.0, exponents.numel() + 1).view_as(exponents).to(exponents)
     return torch.autograd.grad((exponents * weights).sum(), tensors, allow_unused=True, materialize_grads=True)
 
 
@@ -374,7 +376,9 @@ def test_an_lstm_with_projections_and_dropout_at_work_go_through_torchs_forward(
 def test_wrapped_modules_are_unwrapped_and_scripted_ones_refused():
     network, inputs, _ = draw("GRU")
     expected = lyapunov_exponents(network, inputs, 2)
-    for wrapped in (nn.DataParallel(network), torch.compile(network), torch.compile(nn.DataParallel(network))):
+    many = (nn.DataParallel(network), torch.compile(network), torch.compile(nn.DataParallel(network)))
+    network.cpu()  # DataParallel moves it to a GPU where there is one
+    for wrapped in many:
         assert torch.equal(lyapunov_exponents(wrapped, inputs, 2), expected)
     assert "hand over the module that was scripted" in refusal(torch.jit.script(network), inputs, 2)
     W, state = network.weight_hh_l0[:H], torch.zeros(B, H, dtype=torch.float64)
@@ -614,6 +618,21 @@ def test_the_backward_pass_computes_a_few_steps_again_at_a_time(monkeypatch):
     assert sum(steps) == len(inputs) and max(steps) == 2 * math.isqrt(len(inputs))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_small_has_its_coefficients_computed_once(kind, monkeypatch):
+    network, inputs, _ = draw(kind, layers=2)
+    right, calls = flossing._ClosedForm.coefficients, []
+    monkeypatch.setattr(flossing._ClosedForm, "coefficients", lambda *args: calls.append(1) or right(*args))
+    once = lyapunov_exponents(network, inputs, 3, discard=DISCARD)
+    gradients = weighted_gradients(once, list(network.parameters()))
+    assert len(calls) == 1
+    monkeypatch.setattr(flossing, "PREPARE_BYTES", T * B * 3 * (2 if kind == "LSTM" else 1) * 2 * H * 8 - 1)
+    often = lyapunov_exponents(network, inputs, 3, discard=DISCARD)
+    assert len(calls) > 2
+    torch.testing.assert_close(often, once, rtol=0, atol=1e-13)
+    assert_close(weighted_gradients(often, list(network.parameters())), gradients, 1e-10)
+
+
 @pytest.mark.parametrize("kind", ["GRU", "LSTM"])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_few_tangents_and_many_take_two_ways_to_the_same_exponents(kind, layers):
@@ -684,16 +703,36 @@ def test_every_tensor_is_made_on_a_device_that_is_named(kind):
 def test_on_a_gpu_all_is_as_on_the_cpu():
     if not torch.cuda.is_available():
         pytest.skip("no GPU that torch can use on this machine: extras/flossing.py is not tested on one")
-    for kind in KINDS:
-        network, inputs, state = draw(kind, layers=2)
+    for kind, own in itertools.product(KINDS, (False, True)):
+        network, inputs, _ = draw(kind, layers=2)
+        if own:  # by its own forward pass: on a GPU torch cannot differentiate its GRU and LSTM forwards
+            network.register_forward_hook(lambda *args: None)
         expected = lyapunov_exponents(network, inputs, 2)
         gradients = weighted_gradients(expected, list(network.parameters()))
         exponents = lyapunov_exponents(network.cuda(), inputs.cuda(), 2)
         assert exponents.is_cuda
         torch.testing.assert_close(exponents.cpu(), expected, rtol=0, atol=1e-10)
-        weights = torch.arange(1.0, exponents.numel() + 1).view_as(expected).to(exponents)
-        on_gpu = torch.autograd.grad((exponents * weights).sum(), list(network.parameters()))
+        on_gpu = weighted_gradients(exponents, list(network.parameters()))
         assert_close([g.cpu() for g in on_gpu], gradients, 1e-8)
+
+
+def test_a_gpu_is_waited_for_once_a_segment(monkeypatch):
+    """For what _judge finds; and once at the beginning, when the orthonormal system goes there."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU that torch can use on this machine: how often extras/flossing.py waits for one is not tested")
+    judge, segments = flossing._judge, []
+    monkeypatch.setattr(flossing, "_judge", lambda *args: segments.append(1) or judge(*args))
+    for kind in KINDS:
+        network, inputs, _ = draw(kind)
+        network, inputs = network.cuda(), inputs.cuda()
+        for _ in range(2):  # the first prepares
+            segments.clear()
+            with warnings.catch_warnings(record=True) as waits:
+                warnings.simplefilter("always")
+                torch.cuda.set_sync_debug_mode("warn")
+                lyapunov_exponents(network, inputs, 2).square().mean().backward()
+                torch.cuda.set_sync_debug_mode("default")
+        assert 1 < len(segments) + 1 == len([w for w in waits if "synchronizing" in str(w.message)])
 
 
 # ------------------------------------------------------------------ what is refused
