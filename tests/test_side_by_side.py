@@ -288,8 +288,8 @@ def test_there_are_as_many_noisy_runs_as_their_length_allows(monkeypatch):
 
 @pytest.mark.long
 def test_no_set_of_noise_seeds_makes_a_right_recording_wrong():
-    """Of the recording with the heaviest tail."""
-    for first_seed in range(0, 192, 32):
+    """Of the recording with the heaviest tail; test_recordings.py has the first set."""
+    for first_seed in range(32, 192, 32):
         runs = partial(limits.noisy_runs, first_seed=first_seed)
         comparison = tool.Comparison(recording("u_full_rank_N37_B3"), noisy_runs=runs)
         assert comparison.passed, "\n" + comparison.table()

@@ -59,7 +59,7 @@ draw = lambda _, rows: draw_dots({"final accuracy (%)": rows}, line, condition) 
 
 TRAINING = dict(seeds=[*range(1, 11)], epochs=4501, preflossing=500)  # settings of number_of_exponents.py, too
 SETTINGS = TRAINING | dict(tasks=[*TASKS], conditions=[*CONDITIONS], delays=[0], neurons=80, steps=300)
-QUICK = dict(tasks=["xor"], delays=[10, 20], seeds=[1], epochs=1001, preflossing=200)
+QUICK = dict(tasks=["xor"], delays=[10, 20], seeds=[1], epochs=501, preflossing=100)
 EXPERIMENT = Experiment("delay_sweep", __doc__, SETTINGS, QUICK, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":

@@ -149,7 +149,8 @@ def draw_dots(panels, line, colour, x=lambda r: 100 * r["final_accuracy"]):
             ax.set_yticks(range(len(lines)), [", ".join(texts) for (texts,) in lines])
             ax.tick_params(labelsize=7)
             ax.locator_params(axis="x", nbins=8 // len(panels))
-            ax.legend(fontsize=7)
+            below = dict(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=3)  # where it hides no dot
+            ax.legend(fontsize=7, ncols=8 // len(panels), columnspacing=1, handletextpad=0, **below)
         ax.invert_yaxis()
     return figure
 

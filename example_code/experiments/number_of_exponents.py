@@ -26,7 +26,7 @@ def make_rows(key, record):
 delay = lambda r: f"delay {r['delay']}"  # noqa: E731
 summary = lambda rows: pivot(rows, ["k"], lambda r: (r["k"],), delay, outcome)  # noqa: E731
 draw = lambda _, rows: draw_dots({"final accuracy (%)": rows}, lambda r: (f"k = {r['k']}",), delay)  # noqa: E731
-QUICK = dict(seeds=[1], epochs=601, preflossing=100)
+QUICK = dict(seeds=[1], epochs=301, preflossing=50)
 EXPERIMENT = Experiment("number_of_exponents", __doc__, TRAINING, QUICK, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def draw(_, rows):
 
 
 SETTINGS = dict(tasks=[*TASKS], networks=[*KINDS], seeds=[11, 12, 13, 14, 15], seconds=0.0)
-QUICK = dict(tasks=["xor"], networks=["RNN"], seeds=[1], seconds=8.0)
+QUICK = dict(tasks=["xor"], networks=["RNN"], seeds=[1], seconds=4.0)
 EXPERIMENT = Experiment("own_network", __doc__, SETTINGS, QUICK, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":

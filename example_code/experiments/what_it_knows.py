@@ -31,7 +31,7 @@ NETWORKS, FLOSSING = ("port", *KINDS), ("none", "alone", "with spread", "beside 
 def make_jobs(args):
     """Pairs of (network, flossing, seed) and Job."""
     function, load = "example_code.experiments.what_it_knows:look_at_stages", "example_code.experiments.own_network:load"
-    for key in product(NETWORKS, FLOSSING, args.seeds):
+    for key in product(args.networks, FLOSSING, args.seeds):
         if key[0] != "port" or key[1] in ("none", "alone"):
             yield key, Job("_".join(map(str, key)).replace(" ", "_"), (*key, args.steps, args.epochs), function, load)
 
@@ -174,8 +174,8 @@ def draw(_, rows):
     return figure
 
 
-SETTINGS = dict(seeds=[1, 2], steps=400, epochs=150)
-QUICK = dict(seeds=[1], steps=50, epochs=30)
+SETTINGS = dict(networks=[*NETWORKS], seeds=[1, 2], steps=400, epochs=150)
+QUICK = dict(networks=["port", "RNN"], seeds=[1], steps=50, epochs=30)
 EXPERIMENT = Experiment("what_it_knows", __doc__, SETTINGS, QUICK, make_jobs, make_rows, summary, draw)
 
 if __name__ == "__main__":
