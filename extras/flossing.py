@@ -248,7 +248,7 @@ def _judge(states, R, eps):
     existing = independent.cumprod(-1).sum(-1).min()
     inverse = torch.linalg.solve_triangular(R, torch.eye(R.shape[-1], dtype=R.dtype, device=R.device), upper=True)
     condition = (torch.linalg.matrix_norm(R) * torch.linalg.matrix_norm(inverse)).max().nan_to_num(math.inf, math.inf)
-    results = states.isfinite().all(), R.isfinite().all(), existing, condition
+    results = states.isfinite().all(), diagonal.isfinite().all(), existing, condition
     return torch.stack([x.to(R.dtype) for x in results]).tolist()  # one transfer from the device
 
 
