@@ -1,10 +1,9 @@
 """How long a training step and a flossing step take, against torch's own differentiation.
 
 "ours" and "torch" are the trainer's engines "adjoint" and "autograd", on the same numbers and with one thread. For
-networks of torch "ours" is extras/flossing.py, "jvp" is vmap(jvp) of torch's cell, and "plain" writes the tangents of an
-nn.RNN by hand, both with a QR factorisation in every step. All sizes and engines take turns. Times are medians of
-processor time, which other processes do not lengthen; in brackets the distance of the quartiles. With --device cuda
-networks only are timed, on the GPU, by the clock.
+networks of torch "ours" is extras/flossing.py, "jvp" is vmap(jvp) of a cell, and "plain" writes the tangents of an nn.RNN
+by hand, both with a QR in every step. All take turns. Times are medians of processor time, with --device cuda (networks
+only) of the clock; in brackets the distance of the quartiles.
 """
 
 import argparse
@@ -47,7 +46,7 @@ def step(kind, engine, **sizes):
 
 
 def written_out(network, cell, x, state):
-    """The next state of a cell, by formulae, which torch can differentiate forwards on a GPU as well; its own it cannot."""
+    """The next state of a cell, by formulae: torch's own GRU and LSTM it cannot differentiate forwards on a GPU."""
     x, h = linear(x, cell.weight_ih, cell.bias_ih), linear(state[:, : cell.hidden_size], cell.weight_hh, cell.bias_hh)
     if network == "GRU":
         (x_r, x_z, x_n), (h_r, h_z, h_n) = x.chunk(3, 1), h.chunk(3, 1)

@@ -104,25 +104,18 @@ def derivatives(network, inputs):
 
 
 def memory(states, inputs, lags):
-    """R^2 (len(lags),) of the input of each lag: 0 is that of the last step. Their sum is the memory, in inputs (bits).
-
-    lags: integers >= 0, in steps. ValueError if a state is not finite, if what is to be read does not vary, or if too few
-    steps have so long a past: half of them, times B, must exceed n.
-    """
+    """R^2 (len(lags),) of the input (T, B) of each lag in states (T, B, n): their sum is the memory, in inputs (bits)."""
     return r_squared(states, past(states, inputs, lags))
 
 
 def xor_memory(states, inputs, delay):
-    """R^2 of the XOR of the bits, 0 or 1, delay >= 1 and 2 * delay steps ago; else as for memory()."""
+    """R^2 of the XOR of the bits delay and 2 * delay steps ago; else as for memory()."""
     recent, earlier = np.split(past(states, inputs, [delay, 2 * delay]), 2, axis=-1)
     return r_squared(states, np.abs(recent - earlier))[0]
 
 
 def gradient_norm(jacobians, steps):
-    """Root mean square of the singular values of d h_t / d h_(t - steps), over all of them and over t: 1 if nothing fades.
-
-    jacobians (T, n, n): d h_t / d h_(t-1) along one trial; steps: from 1 to T.
-    """
+    """Root mean square of the singular values of d h_t / d h_(t - steps), from the jacobians (T, n, n) of each step."""
     product, T = jacobians, len(jacobians)
     for step in range(1, steps):
         product = jacobians[step:] @ product[: T - step]
