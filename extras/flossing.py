@@ -221,7 +221,6 @@ def _exponents(system, V, discard, qr_every):
             continue
         if not (finite and R_finite):
             raise FloatingPointError(f"the {'Jacobian' if finite else 'state'} is not finite after time step {t + 1}")
-        existing = int(existing)
         t, state, states, V, log_R = t + m, new[-1], states + new, Q.mT[:, :existing], log_R[:, :existing]
         if t > discard:
             log_R = log_R + R.diagonal(dim1=-2, dim2=-1)[:, :existing].abs().log()
@@ -244,12 +243,13 @@ def _advance_and_recompute(advance, m, first, last, state, V):
 def _judge(states, R, eps):
     """Are states finite, is R (B, k, k), how many columns are independent in all trials, R's largest condition number."""
     diagonal = R.diagonal(dim1=-2, dim2=-1).abs()
-    independent = diagonal > RANK_TOLERANCE * R.shape[-1] * eps * diagonal.amax(-1, keepdim=True)
-    existing = independent.cumprod(-1).sum(-1).min()
+    largest = diagonal.amax(-1, keepdim=True)
+    existing = (diagonal > RANK_TOLERANCE * R.shape[-1] * eps * largest).cumprod(-1).sum(-1).min()
     inverse = torch.linalg.solve_triangular(R, torch.eye(R.shape[-1], dtype=R.dtype, device=R.device), upper=True)
     condition = (torch.linalg.matrix_norm(R) * torch.linalg.matrix_norm(inverse)).max().nan_to_num(math.inf, math.inf)
-    results = states.isfinite().all(), diagonal.isfinite().all(), existing, condition
-    return torch.stack([x.to(R.dtype) for x in results]).tolist()  # one transfer from the device
+    results = torch.stack([states.abs().amax().to(R.dtype), largest.amax(), existing.to(R.dtype), condition])
+    *sizes, existing, condition = results.tolist()  # one transfer from the device
+    return *map(math.isfinite, sizes), int(existing), condition
 
 
 def _next_length(length, condition, limit):

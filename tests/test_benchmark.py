@@ -66,9 +66,9 @@ def test_short_functions_are_called_several_times_in_a_round(monkeypatch):
 
     def function():
         calls.append(1)
-        clock[0] += 2**-7
+        clock[0] += 2**-4
 
-    assert len(benchmark.measure({"a": function}, rounds=2)["a"]) == len(calls) - 1 == 2 * 4
+    assert len(benchmark.measure({"a": function}, rounds=2)["a"]) == len(calls) - 1 == 2 * 5
 
 
 def test_the_table_has_medians_distances_of_quartiles_and_ratios(monkeypatch, capsys):

@@ -95,7 +95,7 @@ def measure(functions, rounds, device="cpu"):
     times, now = {key: [] for key in functions}, time.process_time if device == "cpu" else time.perf_counter
     for _ in range(rounds + 1):
         for key, function in functions.items():
-            for _ in range(min(10, 1 + int(0.03 / times[key][-1])) if times[key] else 1):
+            for _ in range(min(10, 1 + int(0.3 / times[key][-1])) if times[key] else 1):
                 started = now()
                 function()
                 times[key].append(now() - started)
