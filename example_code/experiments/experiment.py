@@ -125,9 +125,8 @@ def pivot(rows, names, line, column, cell):
 def outcome(rows):
     """Medians, and how many learned: "99.8 %, epoch 74, time 1074, 9/10"; "never": half of the runs do not learn."""
     median = lambda name: np.median([np.inf if row[name] is None else row[name] for row in rows])  # noqa: E731
-    when = [f"{name} {median(f'{name}_learned'):.0f}" for name in ("epoch", "time") if f"{name}_learned" in rows[0]]
-    if np.isinf(median("epoch_learned")):
-        when = ["never"]
+    at = [f"{name} {median(f'{name}_learned'):.0f}" for name in ("epoch", "time") if f"{name}_learned" in rows[0]]
+    when = ["never"] if np.isinf(median("epoch_learned")) else at
     count = sum(row["epoch_learned"] is not None for row in rows)
     return ", ".join([f"{100 * median('final_accuracy'):.1f} %", *when, f"{count}/{len(rows)}"])
 
@@ -149,8 +148,7 @@ def draw_dots(panels, line, colour, x=lambda r: 100 * r["final_accuracy"]):
             ax.set_yticks(range(len(lines)), [", ".join(texts) for (texts,) in lines])
             ax.tick_params(labelsize=7)
             ax.locator_params(axis="x", nbins=8 // len(panels))
-            below = dict(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=3)  # where it hides no dot
-            ax.legend(fontsize=7, ncols=8 // len(panels), columnspacing=1, handletextpad=0, **below)
+            ax.legend(fontsize=7, ncols=8 // len(panels), loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=3)
         ax.invert_yaxis()
     return figure
 

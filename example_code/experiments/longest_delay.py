@@ -20,8 +20,7 @@ CLIP, WEIGHT = 0.03, 0.03  # norm of a training gradient, as in the original, an
 EVERY = 4  # epochs between two flossing steps
 FLOSSED_UNTIL = 0.7  # accuracy at which flossing has faded out
 CHECK, LOOKED_AT = 100, 50  # epochs between two decisions, and over which the accuracy is averaged for one
-LOST, RISING, GROWTH = 0.6, 0.75, 1.1  # accuracy below which the learning rate starts again, above which it grows; how fast
-HIGH = 2e-3  # highest learning rate
+HIGH, LOST, RISING, GROWTH = 2e-3, 0.6, 0.75, 1.1  # highest rate; accuracy below which it starts again, above which it grows
 
 
 def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_every=100):

@@ -16,10 +16,9 @@ from gradient_flossing_example import train_rnn_flossing  # noqa: E402
 
 NAME = "lyapunov_spectrum_and_condition_number"
 N, TRANSIENT, AVERAGED = 80, 100, 500  # neurons; time steps before, and in which the spectrum is measured
-GAINS = (0.5, 1.0, 1.5)
+GAINS = {0.5: "-", 1.0: "--", 1.5: ":"}  # and their lines
 FLOSSED = (1, 16, 32, 75)  # number k of exponents
 HORIZONS = (1, 3, 6, 10, 20, 35, 50, 75, 100, 150, 200)
-DASHES = dict(zip(GAINS, ("-", "--", ":")))
 COLOUR = dict(zip((0, *FLOSSED), (BLACK, COLOURS[5], COLOURS[4], COLOURS[2], COLOURS[3])))  # 0: before flossing
 
 
@@ -73,7 +72,7 @@ def draw(records, rows):
             label, colour = f"k = {k}" if k else "before flossing", COLOUR[k]
             exponents = [r.diagnostics["spectrum"] for r in mine]
             if k in (0, 75):
-                gains.plot(index, np.median(exponents, axis=0), DASHES[g], lw=1.8, color=colour, label=f"g = {g}, {label}")
+                gains.plot(index, np.median(exponents, axis=0), GAINS[g], lw=1.8, color=colour, label=f"g = {g}, {label}")
             if g == 1.0:
                 draw_seeds(spectra, index, exponents, label, colour)
                 draw_seeds(gradients, t, [r.diagnostics["log_norm"] / np.log(10) for r in mine], label, colour)

@@ -71,8 +71,8 @@ def summary(rows):
         reached = [f"{m[f'{name}_exponent']:.3f}" for name in ("mean", "largest", "smallest")]
         gradient, *conditions = (f"10^{value:.1f}" for name, value in m.items() if "log10" in name)
         lines.append([target, ", ".join(reached), outcome(mine), gradient, ", ".join(conditions)])
-    reached, conditions = "exponents reached: mean, largest, smallest", "condition before, flossed, trained"
-    return markdown(["target", reached, "outcome", "gradient norm", conditions], lines)
+    names = "target; exponents reached: mean, largest, smallest; outcome; gradient norm; condition before, flossed, trained"
+    return markdown(names.split("; "), lines)
 
 
 def draw(records, rows):

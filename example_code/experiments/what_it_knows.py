@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from example_code.experiments.experiment import Experiment, Job, markdown, readme_call  # noqa: E402
+from example_code.experiments.experiment import Experiment, Job, readme_call  # noqa: E402
 from example_code.experiments.own_network import Trainings, make_rows, train  # noqa: E402
 from example_code.experiments.tasks import GATED, KINDS, SPREAD, TASKS, start  # noqa: E402
 from example_code.floss_your_own_network import H, floss_before_training, training  # noqa: E402
@@ -144,14 +144,6 @@ def r_squared(states, targets):
     return np.maximum(1 - (error**2).mean(axis=0) / y_new.var(axis=0), 0)
 
 
-def summary(rows):
-    """Lines of a Markdown table, one a network and stage."""
-    texts = ("network", "flossing", "seed", "stage")
-    numbers = ("memory", f"bit_{2 * DELAY}", f"xor_{DELAY}", "gain", "gradient", "accuracy")
-    cells = [[*(r[i] for i in texts), *("-" if r[i] is None else f"{r[i]:.3g}" for i in numbers)] for r in rows]
-    return markdown([*texts, *numbers], cells)
-
-
 def draw(_, rows):
     """R^2 of bits against the lag, a panel a network; the first seed's."""
     with new_figure(3.5) as figure:
@@ -169,7 +161,7 @@ def draw(_, rows):
 
 SETTINGS = dict(networks=[*NETWORKS], seeds=[1, 2], steps=400, epochs=150)
 QUICK = dict(networks=["port", "RNN"], seeds=[1], steps=50, epochs=30)
-EXPERIMENT = Experiment("what_it_knows", __doc__, SETTINGS, QUICK, make_jobs, make_rows, summary, draw)
+EXPERIMENT = Experiment("what_it_knows", __doc__, SETTINGS, QUICK, make_jobs, make_rows, lambda rows: [], draw)  # too long to print
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())
