@@ -161,7 +161,7 @@ def draw(_, rows):
 
 SETTINGS = dict(networks=[*NETWORKS], seeds=[1, 2], steps=400, epochs=150)
 QUICK = dict(networks=["port", "RNN"], seeds=[1], steps=50, epochs=30)
-EXPERIMENT = Experiment("what_it_knows", __doc__, SETTINGS, QUICK, make_jobs, make_rows, lambda rows: [], draw)  # too long to print
+EXPERIMENT = Experiment("what_it_knows", __doc__, SETTINGS, QUICK, make_jobs, make_rows, lambda rows: [], draw)
 
 if __name__ == "__main__":
     sys.exit(EXPERIMENT.main())
