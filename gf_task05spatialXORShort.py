@@ -41,7 +41,7 @@ def generate_input_output(B, T, seedInput, S, sigma, delay, task):
     last = T + delay
     if task == 0:  # copy task:
         # xor.jl:11-12
-        target[delay:] = s[: last - delay]
+        target[delay:] = s[: last - delay]  # rows up to delay go to the else below there, and stay 0, too
     else:  # hierarchical temporal XOR:
         # xor.jl:13-18
         h = abs(task)

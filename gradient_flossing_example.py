@@ -52,8 +52,8 @@ def train_rnn_flossing(
      wsS, wsM, wrS, wrM, bS, bM, nLE, task, intype, Lwnt) = parameters = check_parameters(locals())  # fmt: skip
     check_formulae(engine)
     run = Run(parameters, engine, progress, initial, checkpoint, checkpoint_every, diagnostics)
-    firstlossidx = first_loss_index(delay, task)
-    # ex.jl:19-20  Julia's literals are Float32 (0.001f0), Python's are not: rounded here  # D2
+    firstlossidx = first_loss_index(delay, task)  # D17: ex.jl:12-16
+    # ex.jl:19-20  Julia's literals are Float32 (0.001f0), Python's are not: rounded here; lstarget is Lwnt for each  # D2
     decay = 0  # no weight decay  # D15
     lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt = map(np.float32, (lr, wsS, wsM, wrS, wrM, bS, bM, Lwnt))
     # ex.jl:39
@@ -63,22 +63,22 @@ def train_rnn_flossing(
     run.print("generating weights")
     rng = MersenneTwister(sNet)
     ws = wsS * rng.randn_float32(N, S) + wsM  # (N, S)
-    wr = wrS * rng.randn_float32(1, N) + wrM  # (1, N)
+    wr = wrS * rng.randn_float32(1, N) + wrM  # (R, N): R = 1 readout
     b = bM + bS * rng.rand_float32(N)  # (N,)
     offset = np.array([0.001], np.float32)
     # ex.jl:53-61
     J = np.float32(g) * rng.randn_float32(N, N) / np.float32(np.sqrt(N))  # (N, N)
     if IC == 1:  # Gaussian recurrent coupling
         J = J + np.float32(gbar / N)
-    else:  # IC == 3: orthogonal recurrent coupling  # D25
+    else:  # IC == 3: orthogonal recurrent coupling  # D1 D25
         J = np.float32(g) * qr(J)[0]  # D18
-    # ex.jl:162-167  ps, psFlossing: trained and flossed parameters, the same arrays, updated in place
+    # ex.jl:162-167  trained and flossed parameters, the same arrays, updated in place; J and b may be those of `initial`
     ps = dict(ws=ws, J=J, wr=wr, b=b, offset=offset) | run.initial
     ps.setdefault("xInit", relax_ic(sIC, 100, ps["J"], ps["b"], B))  # (N, B)  # D13
-    opt = Optimiser(ClipNorm(0.03), ADAMW(lr, (b1, b2), decay))
+    opt = Optimiser(ClipNorm(np.float32(0.03)), ADAMW(lr, (b1, b2), decay))
     optFlossing = ADAMW(lr, (b1, b2), decay)
     psFlossing = {name: ps[name] for name in ("ws", "J", "b")}
-    gradient = {  # of each loss, as the engine takes it
+    gradient = {  # for each loss what is `gradient(psZygote) do ... end` there, by the engine  # D9
         calc_loss_binary_crossentropy: training_engine(engine, N, T, B, firstlossidx),
         calc_flossing_loss: flossing_engine(engine, N, Tp, nLE, sONS, Lwnt),
     }
@@ -100,7 +100,7 @@ def train_rnn_flossing(
                 #############################
                 # THIS IS THE FLOSSING LOOP #
                 #############################
-                # ex.jl:190-198
+                # ex.jl:190-198  B is 1 here, so a DataLoader would shuffle a single trial  # D19
                 for i in run.flossing_steps(NumberOfFlossingEpochs):
                     if nLE > 0:
                         s, rtarg = generate_input_output(1, Ti, E * sIn + ei + i, S, I1, delay, task)  # D12
@@ -135,7 +135,7 @@ def first_loss_index(delay, task):
 
 # ex.jl:26, 28-29
 def discarded_steps(Tp):
-    """Steps of a spectrum over Tp steps that are not averaged: of 55 steps the first 10 + 6."""
+    """Steps of a spectrum over Tp steps (nStep there) that are not averaged: of 55 steps the first 10 + 6."""
     nStepTransient = 10  # until the network has forgotten its initial state
     nStepTransientONS = -(-Tp // 10)  # ceil(Tp / 10): until the orthonormal system follows the network
     return nStepTransient + nStepTransientONS
@@ -144,7 +144,7 @@ def discarded_steps(Tp):
 # ex.jl:30
 def phid(x):
     """Derivative of phi."""
-    return sech_squared(x)
+    return sech_squared(x)  # D8
 
 
 # ex.jl:31-35
@@ -199,14 +199,14 @@ def train_with_accuracy(gradient, ps, data, opt, run):
         run.training_update(gs)  # ex.jl:99-100: after update!, gs holds the ADAM steps  # D6
 
 
-# ex.jl:110-111
+# ex.jl:110-112
 def calc_flossing_loss(s, ws, J, b, xInit, Tp, nLE, sONS, Lwnt):
     """Mean squared distance of the Lyapunov exponents from Lwnt, a scalar, and the exponents ls (nLE,)."""
     ls = calc_lyapunov_spectrum(s, None, ws, J, b, xInit, Tp, nLE, sONS)
     return ((ls - float(Lwnt)) ** 2).mean(), ls
 
 
-# ex.jl:104-109, 112-116
+# ex.jl:104-109, 113-116
 def train_ls_append(gradient, psFlossing, xInit, s, opt, run):
     """One flossing step: psFlossing changes in place; loss, spectrum and gradients go to the run."""
     training_loss, ls, gs = gradient[calc_flossing_loss](s, psFlossing, xInit)  # D9
@@ -214,6 +214,9 @@ def train_ls_append(gradient, psFlossing, xInit, s, opt, run):
     update(opt, psFlossing, gs)  # D11
 
 
+#########################################
+# THIS calculates the Lyapunov spectrum #
+#########################################
 # ex.jl:120-123, 127-150
 def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
     """First nLE Lyapunov exponents (nLE,), 1/step, of the network driven by s over Tp steps (paper, section 3).
@@ -227,12 +230,12 @@ def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
     x = xInit[:, 0]
     tsim = 0
     LS = 0  # initialize Lyapunov spectrum
-    Q = like(J, initial_orthonormal_system(sONS, N, nLE))
+    Q = like(J, initial_orthonormal_system(sONS, N, nLE))  # Qinit: ex.jl:124-126, below  # D7
     for n in range(1, Tp + 1):
         x = J @ phi(x) + b + ws @ s[n - 1, :, 0] / S
         D = get_d(x, J)
         Q = D @ Q
-        Q, R = qr(Q)
+        Q, R = qr(Q)  # D22
         if n > discarded_steps(Tp):
             LS = LS + log(abs(R.diagonal()))
             tsim += 1

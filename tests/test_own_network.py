@@ -1,5 +1,6 @@
 """The experiment on own networks: its tasks, conditions, training, table and figure."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 from example_code.experiments import own_network, sweep, tasks
 from example_code.experiments.own_network import CONDITIONS, KINDS
 from example_code.experiments.tasks import TASKS
+from example_code.floss_your_own_network import delayed_xor
 from tests.test_experiments import jobs_of, numbers, table
 
 RNG = lambda: torch.Generator().manual_seed(1)  # noqa: E731
@@ -124,7 +126,7 @@ def test_each_network_gets_the_conditions_that_it_can_have():
 # ------------------------------------------------------------------ training
 
 
-SMALL = TASKS["xor"]._replace(sizes=(1, 2, 4), steps=4, H=6, k=3, window=20)
+SMALL = TASKS["xor"]._replace(sizes=(1, 2, 4), batch=partial(delayed_xor, 16, 40), steps=4, H=6, k=3, window=20)
 
 
 @pytest.fixture
@@ -188,7 +190,7 @@ def test_all_conditions_have_the_same_time(monkeypatch, clock):
 
 def test_training_is_by_adam_with_clipped_gradients_and_learns(clock):
     torch.manual_seed(1)
-    network, task = nn.RNN(1, 20), TASKS["xor"]._replace(H=20)
+    network, task = nn.RNN(1, 20), SMALL._replace(H=20)
     row = own_network.train(network, task, ["as drawn"], 1, 1, 400)
     assert row["epoch_learned"] == row["epochs"] < 399 and row["score"] > 0.9
 
