@@ -2,7 +2,7 @@
 
 The target at step t is the XOR of the input bits `delay` and 2 * delay steps ago: gradients have to survive 2 * delay
 steps. Four runs on the same data: from the weights that torch draws; from these, flossed before training; from orthogonal
-recurrent weights, which cost nothing; and from these, flossed beside training. A GRU's and an LSTM's gates begin open.
+recurrent weights, which cost nothing; and from these, flossed alongside training. A GRU's and an LSTM's gates begin open.
 
     python example_code/floss_your_own_network.py [--network GRU] [--delay 20]        (any folder; options: --help)
 

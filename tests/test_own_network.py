@@ -105,13 +105,14 @@ def test_conditions_change_what_their_names_say():
 def test_networks_are_flossed_when_their_names_say_so(name, monkeypatch, clock):
     said = []
     monkeypatch.setitem(TASKS, "xor", SMALL)
-    monkeypatch.setattr(own_network, "add_flossing_gradient", lambda *_: said.append("beside"))
+    monkeypatch.setattr(own_network, "add_flossing_gradient", lambda *_: said.append("alongside"))
     history = SimpleNamespace(exponents=np.zeros((4, 3)))
     monkeypatch.setattr(own_network, "floss", lambda *_, spread, **__: said.append(("before", spread)) or history)
     (row,) = own_network.floss_and_train("xor", CONDITIONS[name][0], name, 1, 30).rows
-    before = "flossed" in name and "beside" not in name
+    before = "flossed" in name and "alongside" not in name
     assert row["flossing_steps"] == 4 * before
-    assert {*said} == ({"beside"} if "beside" in name else {("before", 0.5 if "spread" in name else None)} if before else set())
+    spread = 0.5 if "spread" in name else None
+    assert {*said} == ({"alongside"} if "alongside" in name else {("before", spread)} if before else set())
 
 
 def test_each_network_gets_the_conditions_that_it_can_have():
@@ -210,7 +211,7 @@ def test_flossing_beside_training_fades_as_the_score_rises():
 def test_flossing_beside_training_comes_every_fourth_epoch(monkeypatch, clock):
     calls = []
     monkeypatch.setattr(own_network, "add_flossing_gradient", lambda network, inputs, score: calls.append(inputs.shape))
-    how = ["orthogonal", "flossed beside training"]
+    how = ["orthogonal", "flossed alongside training"]
     for size, window in ((4, 20), (9, 27)):
         calls.clear()
         row = own_network.train(nn.RNN(1, 6), SMALL, how, size, 1, 18)

@@ -95,10 +95,10 @@ def test_torchs_networks_are_flossed_and_trained_as_asked(kind, flossing, gates,
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
 def test_beside_training_is_the_condition_of_own_networks(kind, monkeypatch):
-    (condition,) = [name for name, kinds in CONDITIONS.items() if "beside" in name and kind in kinds]
+    (condition,) = [name for name, kinds in CONDITIONS.items() if "alongside" in name and kind in kinds]
     trained = []
     monkeypatch.setattr(what_it_knows, "train", lambda network, *arguments, seconds: trained.append(arguments) or {"score": 0.92})
-    (drawn, network, accuracy), last = what_it_knows.torch_stages(kind, "beside training", 4, 7, 30)
+    (drawn, network, accuracy), last = what_it_knows.torch_stages(kind, "alongside training", 4, 7, 30)
     assert (drawn, accuracy, last[0], last[2]) == ("drawn", None, "trained", 0.96) and last[1] is network
     assert trained == [(TASKS["xor"], condition.split(", "), 10, 4)]
     torch.manual_seed(4)
@@ -137,7 +137,8 @@ def test_figure():
 
 def test_the_committed_table_is_that_of_the_script():
     rows = numbers(table("what_it_knows"))
-    stages = {key: ["drawn", "trained"] if key[1] in ("none", "beside training") else ["drawn", "flossed", "trained"] for key in jobs_of(what_it_knows)}
+    few, many = ["drawn", "trained"], ["drawn", "flossed", "trained"]
+    stages = {key: few if key[1] in ("none", "alongside training") else many for key in jobs_of(what_it_knows)}
     assert [(r["network"], r["flossing"], r["seed"], r["stage"]) for r in rows] == [(*k, s) for k, v in stages.items() for s in v]
     for r in rows:
         assert r["memory"] == pytest.approx(sum(r[f"bit_{lag}"] for lag in LAGS))

@@ -24,7 +24,7 @@ from extras.flossing import floss, flossing_loss  # noqa: E402
 from extras.record import WINDOW  # noqa: E402
 
 MODULE = "example_code.experiments.own_network"
-EVERY, NORM, FADED = 4, 1.0, 0.4  # beside training: epochs between, largest norm, and the score from which there is none
+EVERY, NORM, FADED = 4, 1.0, 0.4  # alongside training: epochs between, largest norm, score from which 0
 
 
 def make_jobs(args):
@@ -87,7 +87,7 @@ def train(network, task, how, size, seed, seconds):
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         scores.append(score)
-        if "flossed beside training" in how and len(scores) % EVERY == 0:
+        if "flossed alongside training" in how and len(scores) % EVERY == 0:
             add_flossing_gradient(network, inputs[: max(task.window, 3 * size), :1], np.mean(scores[-20:]))
         optimizer.step()
         if len(scores) >= WINDOW:

@@ -87,9 +87,9 @@ CONDITIONS = {  # what is done, in words between commas, and to which networks
     "chrono": GATED,
     "flossed": KINDS,  # before training
     "flossed, spread": ("RNN",),
-    "orthogonal, flossed beside training": ("RNN",),
+    "orthogonal, flossed alongside training": ("RNN",),
     "open gates, flossed, spread": GATED,
-    "open gates, orthogonal, flossed beside training": GATED,
+    "open gates, orthogonal, flossed alongside training": GATED,
 }
 
 

@@ -25,7 +25,7 @@ from gradient_flossing_example import train_rnn_flossing  # noqa: E402
 DELAY, LAGS = 10, range(41)
 TRANSIENT, T, B = 100, 600, 4  # steps not looked at, steps looked at, and trials
 NOISE = 1e-3  # standard deviation of noise at each unit that a readout must bear: without it 1e-15 of a state could be read
-NETWORKS, FLOSSING = ("port", *KINDS), ("none", "alone", "with spread", "beside training")  # the last two: with open gates
+NETWORKS, FLOSSING = ("port", *KINDS), ("none", "alone", "with spread", "alongside training")  # the last two: with open gates
 
 
 def make_jobs(args):
@@ -61,8 +61,8 @@ def torch_stages(kind, flossing, seed, steps, epochs):
     """The same of nn.RNN, nn.GRU or nn.LSTM as torch draws it."""
     torch.manual_seed(seed)
     network = getattr(nn, kind)(1, H)
-    if flossing == "beside training":  # from orthogonal weights, until the task is learned
-        words = [*(["open gates"] if kind in GATED else []), "orthogonal", "flossed beside training"]
+    if flossing == "alongside training":  # from orthogonal weights, until the task is learned
+        words = [*(["open gates"] if kind in GATED else []), "orthogonal", "flossed alongside training"]
         start(network, words, None)
         yield "drawn", network, None
         yield "trained", network, (1 + train(network, TASKS["xor"], words, DELAY, seed, seconds=600)["score"]) / 2
@@ -149,7 +149,7 @@ def draw(_, rows):
     with new_figure(3.5) as figure:
         axes = dict(zip(NETWORKS, figure.subplots(1, len(NETWORKS), sharey=True)))
         for r in rows:
-            if r["seed"] == rows[0]["seed"] and (r["stage"] != "drawn" or r["flossing"] in ("none", "beside training")):
+            if r["seed"] == rows[0]["seed"] and (r["stage"] != "drawn" or r["flossing"] in ("none", "alongside training")):
                 style = dict(color=COLOURS[FLOSSING.index(r["flossing"])], linestyle="-" if r["stage"] == "trained" else "--")
                 values, label = [r[f"bit_{lag}"] for lag in LAGS], f"{r['flossing']}: {r['stage']}"
                 axes[r["network"]].plot(LAGS, values, label=label, **style)
