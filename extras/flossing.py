@@ -406,7 +406,7 @@ class _ClosedForm(_System):
             for t in range(first - begin, last - begin):
                 sums = [f(t, tangent[0]) for f in from_h]
                 if below:
-                    sums = [s + f(t, below[t - first + begin]) for s, f in zip(sums, from_x)]
+                    sums = [s + f(t, below[len(outputs)]) for s, f in zip(sums, from_x)]
                 tangent = self.cell.tangents(sums, [v[t] for v in vectors], tangent)
                 outputs.append(tangent[0])
             below, pieces[number :: self.L] = outputs, tangent
