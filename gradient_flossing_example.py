@@ -221,8 +221,8 @@ def train_ls_append(gradient, psFlossing, xInit, s, opt, run):
 def calc_lyapunov_spectrum(s, rtarg, ws, J, b, xInit, Tp, nLE, sONS):
     """First nLE Lyapunov exponents (nLE,), 1/step, of the network driven by s over Tp steps (paper, section 3).
 
-    s (>= Tp, S, 1), rtarg is not used, ws (N, S), J (N, N), b (N,), xInit (N, B), of which column 1 is the initial
-    state; sONS: seed of the initial orthonormal system.
+    s (>= Tp, S, 1), rtarg is not used, ws (N, S), J (N, N), b (N,), xInit (N, B), whose first column is the
+    initial state; sONS: seed of the orthonormal system.
     The first discarded_steps(Tp) are not averaged. ValueError if that leaves none, or nLE > N.
     """
     check_spectrum_call(s, J, Tp, nLE)  # D1
@@ -334,7 +334,7 @@ def flossing_gradient(s, psFlossing, xInit, Tp, nLE, sONS, Lwnt, engine="adjoint
 
 
 def check_channels(engine, ws):
-    """The hand-derived gradients have one input channel, as the task has; torch differentiates any number."""
+    """ValueError if S (input channels) is not 1 and engine is "adjoint"; torch differentiates any number."""
     S = ws.shape[1]
     if engine == "adjoint" and S != 1:
         raise ValueError(f"S must be 1 for engine 'adjoint' (use engine 'autograd' for more input channels), got {S}")

@@ -32,13 +32,13 @@ def floss_before_training(network, steps, spread=0.5):
 
 
 def delayed_xor(B, T, delay, generator):
-    """Bits (T, B, 1) and, from step 2 * delay on, the XOR of those of delay and 2 * delay steps ago."""
+    """Bits (T, B, 1), and the XOR of those delay and 2 * delay steps ago (T - 2 * delay, B, 1)."""
     bits = torch.randint(2, (T, B, 1), generator=generator).float()
     return bits, (bits[delay : T - delay] - bits[: T - 2 * delay]).abs()
 
 
 def training(network, delay, seed, flossed=False):
-    """Loss and accuracy of each epoch, before its update of the network; flossed: every fourth adds a flossing loss."""
+    """Yields each epoch's loss and accuracy before its update, without end; flossed: every 4th adds a flossing loss."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     readout = nn.Linear(H, 1)

@@ -26,7 +26,7 @@ PARAMETERS = {  # in the order of the original's arguments (ex.jl:9)
     "Ep": Parameter("flossing", int, "steps", "flossing steps before training (0: no preflossing)", 0),
     "Ni": Parameter("flossing", int, "blocks", "at most this many interflossing blocks", 0),
     "B": Parameter("training", int, "trials", "batch size", 1),
-    "S": Parameter("task", int, "channels", "input channels (only 1 works in the original)"),
+    "S": Parameter("task", int, "channels", "input channels (1, as the original requires)"),
     "T": Parameter("training", int, "time steps", "length of a training trial", 1),
     "Tp": Parameter("flossing", int, "time steps", "length of a Lyapunov-spectrum simulation", 1),
     "Ti": Parameter("flossing", int, "time steps", "length of the generated flossing input, at least Tp", 1),
@@ -49,7 +49,7 @@ PARAMETERS = {  # in the order of the original's arguments (ex.jl:9)
     "bS": Parameter("network", float, "", "biases are bM + bS * uniform[0, 1)"),
     "bM": Parameter("network", float, "", "smallest bias"),
     "nLE": Parameter("flossing", int, "exponents", "number of Lyapunov exponents flossed", 0),
-    "task": Parameter("task", int, "", "0: copy; h or -h: parity of 2^h bits (|h| = 1: delayed XOR)"),
+    "task": Parameter("task", int, "", "0: copy; h or -h: parity of 2^h bits (h = 1: delayed XOR)"),
     "intype": Parameter("task", int, "", "accepted, never used"),
     "Lwnt": Parameter("flossing", float, "1/step", "target value of every flossed exponent"),
 }

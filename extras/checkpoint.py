@@ -18,7 +18,7 @@ FORMAT = "gradient flossing checkpoint 3"
 
 
 class CheckpointError(Stopped, ValueError):
-    """A checkpoint cannot be written, is damaged, or is that of another run; such a file is left as it is."""
+    """A checkpoint cannot be read or written, is damaged, in use, or another run's; the file is left alone."""
 
 
 class Checkpoint:

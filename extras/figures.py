@@ -28,7 +28,7 @@ STYLE = {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon":
 
 @contextmanager
 def new_figure(height):
-    """A figure 800 pixels wide, in inches high, drawn in the STYLE of these pages."""
+    """Context with a Figure 800 pixels wide and `height` inches high, in STYLE."""
     with matplotlib.rc_context(STYLE):
         yield Figure(figsize=(8, height), dpi=100, layout="constrained")
 
@@ -85,7 +85,7 @@ def draw_training(accuracy, loss, records):
 
 
 def draw_spectrum(ax, record):
-    """What flossing saw at its first step and at the last step of the first and last blocks; without it, of the weights."""
+    """Spectra at the first flossing step and the last of the first and last blocks; else of initial and final weights."""
     if len(epochs := record.flossing_epoch):
         last = {f"after the block at epoch {ei}": record.lyapunov_spectrum[epochs == ei][-1] for ei in epochs[[0, -1]]}
         spectra = {"before flossing": record.lyapunov_spectrum[0]} | last

@@ -82,13 +82,13 @@ def load_arrays(path, format, check=lambda metadata, arrays: None):
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                raise ValueError("packed: nobody knows how large it is")
+                raise ValueError  # packed: nobody knows how large it is
             members = {name: io.BytesIO(archive.read(name)) for name in archive.namelist()}  # read() checks the CRC-32
         arrays = {name.removesuffix(".npy"): np.lib.format.read_array(data) for name, data in members.items()}
         metadata = json.loads(str(arrays.pop("metadata")))
         found = metadata.pop("format")
         if metadata.pop("members") != list(arrays):
-            raise ValueError("members were added or removed")
+            raise ValueError  # members were added or removed
     except Exception:  # damage shows in many ways
         raise ValueError(f"{path}: damaged, or not written by this program") from None
     if found != format:

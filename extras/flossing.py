@@ -12,10 +12,10 @@ Gradient flossing (R. Engelken, "Gradient Flossing: Improving Gradient Descent t
 NeurIPS 2023, arXiv 2312.17306) drives the Lyapunov exponents of a network towards zero by gradient descent, so that
 gradients survive many time steps. With the Jacobian D_t of step t and a random orthonormal system Q_0 of k columns,
 
-    D_t Q_{t-1} = Q_t R_t,    exponent i = mean over steps of ln|R_t[i, i]|,
+    D_t Q_{t-1} = Q_t R_t,    exponent i = mean over steps of ln|R_t[i, i]|.
 
 The columns are tangents V (B, k, n) here, which go along with the state as if they were k more trials. Several steps share
-a factorisation as long as the condition number of R leaves the digits that the result has. torch differentiates it.
+a factorisation as long as the condition number of R costs the result no digits. torch differentiates all of it.
 """
 
 import math
@@ -32,7 +32,7 @@ from torch.utils.checkpoint import checkpoint
 
 FIRST_LENGTH = 6  # steps of the first segment, when no growth has been met yet
 RANK_TOLERANCE = 10  # a column with |R_ii| below 10 n eps max|R_jj| is dependent; rounding alone gave up to 2 n eps
-BLIND = 0.03  # _change of outputs by that of inputs: GRU and LSTM flossed blind 0.002 to 0.008, all that see 0.16 to 1.5
+BLIND = 0.03  # _change of outputs / that of inputs: 0.002 to 0.008 in GRUs and LSTMs flossed blind, else 0.16 to 1.5
 PREPARE_BYTES = 1e7  # of the tangents of all steps; above, coefficients of all steps at once would leave the cache
 RECOMPUTE_BYTES = 5e7  # of the same; above, the backward pass, which needs five times that, recomputes the tangents
 _DTYPES = (torch.float32, torch.float64)
@@ -57,7 +57,7 @@ def lyapunov_exponents(network, inputs, k=None, *, state=None, discard=0, qr_eve
     seed: of the initial orthonormal system, the same for every trial; torch's own generator is not touched.
     dtype: of the arithmetic, torch.float64 or torch.float32, to which a module is converted for this call only; any other
         callable computes in the dtype of its state. Float32 will do for flossing where Float64 is slow: of default networks
-        (80 and 256 units, 20 to 75 exponents) it changed exponents by up to 1e-4, all gradients but one (2 %) by less.
+        (80 and 256 units, 20 to 75 exponents) it changed exponents by up to 1e-4, gradients by less, except one (2 %).
 
     The result has the dtype and device of the network, and the order of the QR, descending up to fluctuations. ValueError
     for arguments that cannot be, and for a step whose Jacobian has a rank below k: it says how many exponents exist.
@@ -86,7 +86,7 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
     optimizer: a torch optimiser that has the parameters, instead of Adam with the step size lr.
 
     Returns the FlossingHistory of the steps done. If Ctrl-C or an error ends it, the network is left as it was at the last
-    entry of that history, which Ctrl-C returns and the error, which names the step, has as .history. RuntimeWarning at the
+    entry of that history: Ctrl-C returns it, an error names the step and has it as .history. RuntimeWarning at the
     end if the outputs of the last step hardly followed its inputs: exponents near 0 are then those of a blind network.
     """
     _check_integer("k", k, 1)
@@ -142,7 +142,7 @@ def floss(network, inputs, k, *, steps, target=0.0, lr=1e-3, spread=None, callba
 
 
 def open_gates(network, bias=3.0):
-    """Let the gates of a GRU or LSTM begin open to the new: in place, +bias becomes the bias of r; i, o, -bias of z; f."""
+    """Open the gates of a GRU or LSTM to new input, in place: biases become +bias for r, i and o, -bias for z and f."""
     signs = {"GRU": (1, -1, 0), "LSTM": (1, -1, 0, 1)}.get(_kind(network))  # r z n; i f g o
     if not signs or not network.bias:
         raise ValueError(f"network must be an nn.GRU, nn.LSTM or Cell with biases, got {_describe(network)}")
@@ -231,7 +231,7 @@ def _exponents(system, V, discard, qr_every):
 
 
 def _advance_and_recompute(advance, m, first, last, state, V):
-    """The same as `advance`, but of m steps the backward pass has the first only, and computes the others again."""
+    """The same as `advance`, but keeps only the start of every m steps; the backward pass recomputes the rest."""
     states = [state]
     for t in range(first, last, m):
         new, V = checkpoint(advance, t, min(t + m, last), states[-1], V, use_reentrant=False)
@@ -371,7 +371,7 @@ class _System:
         return parts
 
     def prepare(self, k):
-        """Do once for k tangents what `advance` would do for every few steps again."""
+        """Do once, for k tangents, what `advance` would repeat every few steps."""
 
     def pack(self, parts):
         return torch.cat([part.movedim(self.batch, 0).flatten(1) for part in parts], 1)

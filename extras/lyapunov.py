@@ -41,7 +41,7 @@ def step_jacobians(x, J):
 
 
 def triangular_factors(jacobians, Q):
-    """R_1, R_2, ... of D_t Q_{t-1} = Q_t R_t, from Q (N, k) with orthonormal columns on."""
+    """Yields R_1, R_2, ... of D_t Q_{t-1} = Q_t R_t; Q (N, k): Q_0, orthonormal columns."""
     for D in jacobians:
         Q, R = np.linalg.qr(D @ Q)
         yield R
@@ -91,7 +91,7 @@ def log_gradient_norm(x, J, wr, times):
 
 
 def long_term_diagnostics(p, ps, horizons=()):
-    """Dict of lyapunov_spectrum (k,), log_condition_number and log_initial_state_gradient_norm (horizons,); float64.
+    """Dict: lyapunov_spectrum (k,); if horizons, log_condition_number, log_initial_state_gradient_norm (horizons,).
 
     p: dict of the 33 parameters; ps: dict of the arrays, say record.final; horizons: time steps.
     """
@@ -140,7 +140,7 @@ class Diagnostics:
 
 
 def check_diagnostics(diagnostics, p):
-    """The Diagnostics of a run with the 33 parameters p (dict), none for None; ValueError if they cannot be computed."""
+    """`diagnostics`, or for None Diagnostics(), which asks for nothing; ValueError if p (the 33) does not allow them."""
     asked = Diagnostics() if diagnostics is None else diagnostics
     if not isinstance(asked, Diagnostics):
         raise ValueError(f"diagnostics = {shown(asked)}: must be None or an extras.lyapunov.Diagnostics")

@@ -154,7 +154,7 @@ def check_arrays(arrays, expected):
 
 
 def epoch_learned(accuracy):
-    """First epoch up to which the last WINDOW of the accuracies (E,) have a mean above LEARNED; None if none."""
+    """First epoch at which the mean of the last WINDOW accuracies (of E,) exceeds LEARNED; None if never."""
     if len(accuracy) < WINDOW:
         return None
     above = np.flatnonzero(np.convolve(accuracy, np.full(WINDOW, 1 / WINDOW), mode="valid") > LEARNED)

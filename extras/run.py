@@ -24,7 +24,7 @@ from extras.signals import handled
 class Run:
     """One call of train_rnn_flossing; its keywords, see there, are checked here before anything is printed or drawn.
 
-    initial: dict of the arrays given instead of drawn ones; blocks: interflossing blocks begun before a checkpoint, else 0.
+    initial: dict of the arrays given instead of drawn ones; blocks: interflossing blocks in the epochs already done.
     """
 
     def __init__(self, parameters, engine, progress, initial, checkpoint, checkpoint_every, diagnostics):
@@ -159,7 +159,7 @@ class Run:
     def step_done(self):
         """Between two steps, where no array is half updated: the place to end the run, and to save it."""
         if self.signal is not None and len(self.columns["loss"]) < self.parameters["E"]:
-            raise Terminated(128 + self.signal)  # as far as started()
+            raise Terminated(128 + self.signal)  # caught in started()
         self.steps += 1
         if self.steps % self.checkpoint.every == 0:
             self.save()

@@ -23,7 +23,7 @@ def handled(handler):
 
 
 def ctrl_c_ends_at_once(at_once=True):
-    """Between ctrl_c_ends_at_once() and ctrl_c_ends_at_once(False), a script's imports, Ctrl-C prints no traceback."""
-    usual, silent = signal.default_int_handler, signal.SIG_DFL
-    if signal.getsignal(signal.SIGINT) is (usual if at_once else silent):
-        signal.signal(signal.SIGINT, silent if at_once else usual)
+    """Ctrl-C prints no traceback from here to ctrl_c_ends_at_once(False): while a script's imports run."""
+    old, new = DEFAULTS if at_once else DEFAULTS[::-1]
+    if signal.getsignal(signal.SIGINT) is old:
+        signal.signal(signal.SIGINT, new)

@@ -1,4 +1,4 @@
-"""Checks that every room shares: an integer argument, and a value as a message shows it."""
+"""What all modules share: a check of an integer, and a value as a message shows it."""
 
 import operator
 

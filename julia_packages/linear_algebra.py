@@ -53,7 +53,7 @@ class OneThread:
 
 
 def take_control_of_openblas():
-    """threadpoolctl ignores what other threads than the first one set, and the first one may be gone before the last."""
+    """Let this thread set BLAS's limit: threadpoolctl obeys only the first thread that did, which may have ended."""
     OpenBLASController.clear_controlling_thread(force=True)
 
 

@@ -53,25 +53,19 @@ def init_by_array(key):
         return ((x ^ x >> 27) * factor) & MASK32
 
     count = max(len(key) + 1, size)
+    added = [len(key), *key] + [0] * size
     for step in range(count):
-        i = step % size
-        r = mix(p[i] ^ p[(i + mid) % size] ^ p[i - 1], 1664525)
-        p[(i + mid) % size] = (p[(i + mid) % size] + r) & MASK32
-        if step == 0:
-            r = (r + len(key)) & MASK32
-        elif step <= len(key):
-            r = (r + key[step - 1] + i) & MASK32
-        else:
-            r = (r + i) & MASK32
-        p[(i + mid + lag) % size] = (p[(i + mid + lag) % size] + r) & MASK32
-        p[i] = r
+        i, j, k = step % size, (step + mid) % size, (step + mid + lag) % size
+        r = mix(p[i] ^ p[j] ^ p[i - 1], 1664525)
+        p[j] = (p[j] + r) & MASK32
+        p[i] = r = (r + added[step] + i) & MASK32
+        p[k] = (p[k] + r) & MASK32
     for step in range(count, count + size):
-        i = step % size
-        r = mix((p[i] + p[(i + mid) % size] + p[i - 1]) & MASK32, 1566083941)
-        p[(i + mid) % size] = p[(i + mid) % size] ^ r
-        r = (r - i) & MASK32
-        p[(i + mid + lag) % size] = p[(i + mid + lag) % size] ^ r
-        p[i] = r
+        i, j, k = step % size, (step + mid) % size, (step + mid + lag) % size
+        r = mix((p[i] + p[j] + p[i - 1]) & MASK32, 1566083941)
+        p[j] = p[j] ^ r
+        p[i] = r = (r - i) & MASK32
+        p[k] = p[k] ^ r
 
     words = np.array(p, np.uint64).T
     state = words[..., 0::2] | words[..., 1::2] << 32
@@ -138,9 +132,7 @@ class MersenneTwister:
         """n words, uint64 (n,), as n scalar draws give them: from the cache, refilled when it is empty."""
         words = self._peek(n)
         self._ahead = self._ahead[n:]
-        self._cached -= n
-        if self._cached < 0:
-            self._cached %= CACHE
+        self._cached = (self._cached - n) % CACHE
         return words
 
     def _draw_past_cache(self, n):
@@ -179,12 +171,11 @@ class MersenneTwister:
     def randn_float64(self, *shape):
         """Standard normals, float64, in column-major order, each as the scalar randn() gives it (an array fill differs)."""
         n = math.prod(check_integer("a dimension", size, minimum=0) for size in shape)
-        parts = []
+        parts = [np.empty(0)]
         while n > 0:
-            part = self._some_normals(min(n, 1 << 16))
-            parts.append(part)
-            n -= len(part)
-        return np.concatenate([np.empty(0), *parts]).reshape(shape, order="F")
+            parts.append(self._some_normals(min(n, 1 << 16)))
+            n -= len(parts[-1])
+        return np.concatenate(parts).reshape(shape, order="F")
 
     def randn_float32(self, *shape):
         """randn(Float32, shape...): standard normals, float32, drawn in column-major order."""
@@ -208,16 +199,14 @@ class MersenneTwister:
             if i < next_start:
                 continue
             value, next_start = self._resolve_outside(i, float(x[i]), int(rabs[i]))
-            starts[i + 1 : next_start] = False
-            if value is None:
-                starts[i] = False
-            else:
-                x[i] = value
+            starts[i:next_start] = False
+            if value is not None:
+                x[i], starts[i] = value, True
         self.words(max(n, next_start))
         return x[starts]
 
     def _resolve_outside(self, i, x, rabs):
-        """Normal from word i ahead that fell outside its layer's rectangle, or None if rejected; and the next start."""
+        """(normal, or None if rejected; next start), for word i, which fell outside its layer's rectangle."""
 
         def uniform(i):
             return float(self._peek(i + 1)[i : i + 1].view(np.float64)[0]) - 1.0

@@ -12,7 +12,7 @@ def gradient(loss_function, ps, *data):
 
     loss_function(ps, *data): takes torch tensors in place of the arrays, returns a scalar tensor and anything else.
     ps: dict of NumPy arrays, left as they are; data: NumPy arrays.
-    Returns the loss (float), the anything else, and a dict of arrays (zeros where the loss does not depend on one).
+    Returns the loss (float), whatever else there was, and a dict of arrays (zeros where the loss ignores one).
     """
     tensors = {name: torch.tensor(x, requires_grad=True) for name, x in ps.items()}
     loss, more = loss_function(tensors, *map(torch.as_tensor, data))

@@ -164,7 +164,7 @@ def test_the_other_panels_are_the_records_numbers(records):
     for name in TRAINED:
         np.testing.assert_array_equal(line(norms, name), [np.arange(1, 41), record.gradient_norm[name]])
     assert [li.get_linestyle() for li in norms.lines[:6]] == ["-", "--", "-.", ":", "-", "--"]  # told apart in grey
-    clipped = re.search(r"ClipNorm\((.+?)\)", (ROOT / "gradient_flossing_example.py").read_text())[1]
+    clipped = re.search(r"ClipNorm\(np.float32\((.+?)\)", (ROOT / "gradient_flossing_example.py").read_text())[1]
     assert set(line(norms, "clipped above")[1]) == {float(clipped)}
     for label, weights in (("before", record.initial), ("after", record.final)):
         x, y = line(eigenvalues, label)

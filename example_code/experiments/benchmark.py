@@ -3,7 +3,7 @@
 "ours" and "torch" are the trainer's engines "adjoint" and "autograd", on the same numbers and with one thread. For
 networks of torch "ours" is extras/flossing.py, "jvp" is vmap(jvp) of a cell, and "plain" writes the tangents of an nn.RNN
 by hand, both with a QR in every step. All take turns. Times are medians of processor time, with --device cuda (networks
-only) of the clock; in brackets the distance of the quartiles.
+only) of the clock; in brackets the interquartile range.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def step(kind, engine, **sizes):
 
 
 def written_out(network, cell, x, state):
-    """The next state of a cell, by formulae: torch's own GRU and LSTM it cannot differentiate forwards on a GPU."""
+    """The next state of a cell by formulae: torch cannot differentiate its own GRU and LSTM forwards on a GPU."""
     x, h = linear(x, cell.weight_ih, cell.bias_ih), linear(state[:, : cell.hidden_size], cell.weight_hh, cell.bias_hh)
     if network == "GRU":
         (x_r, x_z, x_n), (h_r, h_z, h_n) = x.chunk(3, 1), h.chunk(3, 1)
@@ -60,7 +60,7 @@ def written_out(network, cell, x, state):
 
 
 def network_step(network, engine, dtype, H, k, T, B, device="cpu"):
-    """Function without arguments: the gradient of the squared exponents of B trials of random bits. It returns these."""
+    """Function without arguments that takes the gradient of the mean squared exponents (B, k), and returns these."""
     dtype = getattr(torch, dtype)
     torch.manual_seed(SEED)
     bits, cell = torch.randint(2, (T, B, 1)).to(device, dtype), getattr(torch.nn, f"{network}Cell")(1, H).to(device, dtype)
@@ -103,7 +103,7 @@ def measure(functions, rounds, device="cpu"):
 
 
 def report(names, steps, rounds, device="cpu"):
-    """Print a table of medians in ms, in brackets the distance of the quartiles. steps: {(first cells, column): function}."""
+    """Print a table of medians in ms, in brackets the interquartile range. steps: {(first cells, column): function}."""
     ms = {key: 1e3 * np.quantile(times, [0.5, 0.25, 0.75]) for key, times in measure(steps, rounds, device).items()}
     cells = {key: f"{median:.4g} ({high - low:.1g})" for key, (median, low, high) in ms.items()}
     cells |= {(row, "torch / ours"): f"{ms[row, TORCH][0] / ms[row, OURS][0]:.2f}" for row, column in ms if column == TORCH}

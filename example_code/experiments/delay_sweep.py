@@ -1,6 +1,6 @@
 """How long a delay can be learned in equal time, without flossing, from an orthogonal J, and with flossing.
 
---epochs: time of a run, flossing included; --preflossing: steps; --delays 0: those of the page; --steps: of a trial.
+--epochs: time of a run, flossing included; --preflossing: steps; --delays 0: each task's own; --steps: of a trial.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What the experiments have in common: the call, the command line of a sweep, its table and figure, how seeds are drawn."""
+"""What the experiments have in common: the call, the command line of a sweep, its table and figure, plots of seeds."""
 
 import argparse
 import csv
@@ -115,7 +115,7 @@ def by(rows, *names):
 
 
 def pivot(rows, names, line, column, cell):
-    """Lines of a Markdown table: cell(rows) for each line(row), its first cells, below `names`, and column(row), a header."""
+    """Lines of a Markdown table of cell(rows), by line(row), the first cells, under `names`, and column(row), the header."""
     groups = by(rows, line, column)
     lines, columns = map(dict.fromkeys, zip(*groups))
     cells = [[cell(groups[i, j]) if (i, j) in groups else "-" for j in columns] for i in lines]

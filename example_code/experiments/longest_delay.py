@@ -27,8 +27,8 @@ def train_adaptively(*arguments, progress=True, checkpoint=None, checkpoint_ever
     """Train with flossing that fades out as the accuracy rises; returns a TrainingRecord.
 
     arguments: the 33, of which Ef, Ei, Ep and Ni are not used; lr is that at the start; nLE = 0: without flossing. Every
-    EVERY-th epoch adds the flossing gradient of its first trial, scaled down, to that of training. Only the accuracies are
-    kept from epoch to epoch, so a checkpoint has all of it.
+    EVERY-th epoch adds the flossing gradient of its first trial, scaled down, to that of training. The schedule follows
+    from the accuracies alone, so a checkpoint holds it.
     """
     p = check_parameters(Parameters(*arguments))
     run = Run(p, "adjoint", progress, None, checkpoint, checkpoint_every, None)
@@ -90,13 +90,13 @@ def make_jobs(args):
 
 
 def make_rows(p, record):
-    """One row; seconds: of this machine."""
+    """One row; seconds: of the run."""
     outcome = dict(epoch_learned=record.epoch_learned(), final_accuracy=record.final_accuracy())
     yield {n: getattr(p, n) for n in SCHEDULE} | dict(seed=p.sNet) | outcome | dict(seconds=round(record.elapsed_time))
 
 
 def summary(rows):
-    """Lines of a Markdown table with a line a schedule; where several numbers stand, one a seed."""
+    """Lines of a Markdown table, one per schedule; several numbers in a cell are one per seed."""
     lines = []
     for (delay, N, k, E), mine in by(rows, *SCHEDULE).items():
         epochs = [f"{r['epoch_learned']:,}" if r["epoch_learned"] else "-" for r in mine]

@@ -45,7 +45,7 @@ def floss_and_measure(*arguments, **options):
 
 
 def log10_condition(record, m):
-    """sigma_1 / sigma_m as a power of 10, at every horizon t: (measured, predicted as exp((lambda_1 - lambda_m) t))."""
+    """log10(sigma_1 / sigma_m) (2, horizons): measured, and predicted from exp((lambda_1 - lambda_m) t)."""
     spectrum, log_sigma = record.diagnostics["spectrum"], record.diagnostics["log_sigma"]
     return np.array([log_condition_number(log_sigma, m), (spectrum[0] - spectrum[m - 1]) * np.array(HORIZONS)]) / np.log(10)
 

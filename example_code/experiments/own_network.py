@@ -1,8 +1,8 @@
-"""Where does flossing help nn.RNN, nn.GRU and nn.LSTM? Four tasks, beside what costs nothing, at equal time.
+"""Where does flossing help nn.RNN, nn.GRU and nn.LSTM? Four tasks, against what costs nothing, at equal time.
 
 A network is flossed once, if at all; copies of it are trained at one size of the task (delay, time steps) after the
-other, until one is not learned. The processor's time is the same for all, and that of flossing counts: --seconds, 0 for
-those of the task. The digits are scikit-learn's (pip install scikit-learn).
+other, until one is not learned. Each has the same processor time, flossing included: --seconds (0: the default of the
+task). The digits are scikit-learn's (pip install scikit-learn).
 """
 
 import copy
@@ -100,7 +100,7 @@ def train(network, task, how, size, seed, seconds):
 
 
 def add_flossing_gradient(network, inputs, score):
-    """Add the gradient of the flossing loss of one trial and H exponents, scaled to NORM at a score of 0, to 0 at FADED."""
+    """Add the flossing gradient of one trial, H exponents, clipped to a norm falling from NORM at score 0 to 0 at FADED."""
     weight = NORM * min(max(1 - score / FADED, 0), 1)
     if weight:
         parameters = list(network.parameters())
@@ -116,13 +116,13 @@ line = lambda r: (f"nn.{r['network']}", r["condition"])  # noqa: E731
 
 
 def summary(rows):
-    """What came of each seed, and lines of a Markdown table with it for each network, condition and task."""
+    """A caption, and lines of a Markdown table: what came of each seed, by network, condition and task."""
     table = pivot(rows, ["network", "condition"], line, lambda r: r["task"], result)
     return ["Epochs to learn the first size; the longest size learned. Digits: test accuracy.", "", *table]
 
 
 def result(rows):
-    """The text of a cell: a number a seed, whose rows are those of one size after the other, until one is not learned."""
+    """Text of a cell, a number per seed: epochs to learn the first size; longest size learned. Digits: accuracy only."""
     seeds = by(rows, "seed").values()
     if rows[0]["task"] == "digits":
         return ", ".join(f"{first['score']:.3f}" for first, *_ in seeds)

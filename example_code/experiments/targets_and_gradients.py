@@ -1,4 +1,4 @@
-"""What the target of the exponents does: how well it is reached, to learning, to gradients, to the long-term Jacobian."""
+"""How well a target of the exponents is reached, and what it does to learning, gradients and the long-term Jacobian."""
 
 import sys
 from itertools import product
