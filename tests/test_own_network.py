@@ -108,7 +108,7 @@ def test_networks_are_flossed_when_their_names_say_so(name, monkeypatch, clock):
     monkeypatch.setattr(own_network, "add_flossing_gradient", lambda *_: said.append("alongside"))
     history = SimpleNamespace(exponents=np.zeros((4, 3)))
     monkeypatch.setattr(own_network, "floss", lambda *_, spread, **__: said.append(("before", spread)) or history)
-    (row,) = own_network.floss_and_train("xor", CONDITIONS[name][0], name, 1, 30).rows
+    (row,) = own_network.floss_and_train("xor", CONDITIONS[name][0], name, 1, 8).rows
     before = "flossed" in name and "alongside" not in name
     assert row["flossing_steps"] == 4 * before
     spread = 0.5 if "spread" in name else None

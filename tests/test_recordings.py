@@ -18,10 +18,10 @@ from tests.test_side_by_side import noisy_runs, recording
 RECORDINGS = sorted(path.stem.removeprefix("run_") for path in REFERENCE.glob("run_*.npz"))
 ONCE = [case for case in RECORDINGS if not case.endswith("second_julia_run")]
 SHORT = ["copy_small"]  # a whole run in the default run of the tests, those of all others with --long
-WHOLE = [(case, engine) for case in SHORT for engine in ("adjoint", "autograd")]
+WHOLE = [(case, "adjoint") for case in SHORT]
 WHOLE += long(*((case, "adjoint") for case in RECORDINGS if case not in (*SHORT, "readme_seed11")))
 # half a minute each for the README calls, whose sizes preflossing has, too
-WHOLE += long(*((case, "autograd") for case in ONCE if case not in SHORT and not case.startswith("readme")))
+WHOLE += long(*((case, "autograd") for case in ONCE if not case.startswith("readme")))
 # eight noisy runs are enough: with 22 sets of eight a difference was at most 0.2 of its limit, but 3 times means_and_gains'
 LIGHT_TAILS = (*SHORT, "w_T_just_above", "no_flossing", "no_preflossing", "orthogonal_parity4", "preflossing")
 LARGE = ["no_flossing", "preflossing", "readme_seed11"]  # as readme_seed1, which stands for them by default

@@ -268,6 +268,7 @@ def test_one_wrong_answer_in_one_epoch_is_wrong_where_noisy_runs_agree(case):
     assert wrong_after_preflossing(case, wrong) == ["right answers"]
 
 
+@pytest.mark.long
 def test_where_noisy_runs_disagree_an_answer_is_open_before_they_do_and_ten_times_as_many_after():
     """orthogonal_parity4: noisy runs of it part in preflossing, and 552 answers are scored in an epoch."""
     comparison = tool.Comparison(recording("orthogonal_parity4"), noisy_runs=partial(limits.noisy_runs, draws=1))
