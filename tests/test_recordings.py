@@ -18,12 +18,12 @@ from tests.test_side_by_side import noisy_runs, recording
 RECORDINGS = sorted(path.stem.removeprefix("run_") for path in REFERENCE.glob("run_*.npz"))
 ONCE = [case for case in RECORDINGS if not case.endswith("second_julia_run")]
 SHORT = ["copy_small"]  # a whole run in the default run of the tests, those of all others with --long
+LIKE_README_SEED1 = ("preflossing", "readme_seed11")  # of its sizes, which take minutes
 WHOLE = [(case, "adjoint") for case in SHORT]
-WHOLE += long(*((case, "adjoint") for case in RECORDINGS if case not in (*SHORT, "readme_seed11")))
-# half a minute each for the README calls, whose sizes preflossing has, too
-WHOLE += long(*((case, "autograd") for case in ONCE if not case.startswith("readme")))
+WHOLE += long(*((case, "adjoint") for case in RECORDINGS if not case.startswith((*SHORT, *LIKE_README_SEED1))))
+WHOLE += long(*((case, "autograd") for case in ONCE if not case.startswith(("readme", *LIKE_README_SEED1))))
 # eight noisy runs are enough: with 22 sets of eight a difference was at most 0.2 of its limit, but 3 times means_and_gains'
-LIGHT_TAILS = (*SHORT, "w_T_just_above", "no_flossing", "no_preflossing", "orthogonal_parity4", "preflossing")
+LIGHT_TAILS = (*SHORT, "w_T_just_above", "no_flossing", "no_preflossing", "orthogonal_parity4")
 LARGE = ["no_flossing", "preflossing", "readme_seed11"]  # as readme_seed1, which stands for them by default
 FIRST = [(case, "adjoint") for case in ONCE if case not in SHORT + LARGE]
 FIRST += [(case, "autograd") for case in ("copy_delay0", "no_preflossing", "orthogonal_parity4")]
@@ -58,7 +58,7 @@ def test_the_port_agrees_with_every_recording(case, engine):
     # and it was compared: the whole run if noisy runs do not part before its first epoch, and what follows preflossing
     verdict = lambda rung, name: comparison.line(rung, name).verdict
     assert verdict("whole run", "losses, shifted") == limits.OK
-    assert (verdict("whole run", "losses") == limits.OK) == (not case.startswith(("preflossing", "readme")))
+    assert (verdict("whole run", "losses") == limits.OK) == (not case.startswith("readme"))
     if comparison.arguments.Ep > 0:
         names = ("losses", "right answers", "log gradient of J", "log step of J")
         assert [verdict("after preflossing", name) for name in names] == [limits.OK] * 4
