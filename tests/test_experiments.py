@@ -160,7 +160,7 @@ def test_the_committed_figure_shows_the_committed_table(name, tmp_path):
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_the_quick_form_for_real(name, tmp_path):
-    command = [sys.executable, "-OO", FOLDER / f"{name}.py", "--quick"]  # and without docstrings
+    command = [sys.executable, FOLDER / f"{name}.py", "--quick"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     out = tmp_path / "out" / f"{name}_quick"

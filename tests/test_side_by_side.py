@@ -293,12 +293,11 @@ def test_there_are_as_many_noisy_runs_as_their_length_allows(monkeypatch):
 
 
 @pytest.mark.long
-def test_no_set_of_noise_seeds_makes_a_right_recording_wrong():
-    """Of the recording with the heaviest tail; test_recordings.py has the first set."""
-    for first_seed in (32, 64):
-        runs = partial(limits.noisy_runs, first_seed=first_seed)
-        comparison = tool.Comparison(recording("u_full_rank_N37_B3"), noisy_runs=runs)
-        assert comparison.passed, "\n" + comparison.table()
+def test_other_noise_seeds_do_not_make_a_right_recording_wrong():
+    """Of the recording with the heaviest tail; test_recordings.py has the first set of seeds."""
+    runs = partial(limits.noisy_runs, first_seed=32)
+    comparison = tool.Comparison(recording("u_full_rank_N37_B3"), noisy_runs=runs)
+    assert comparison.passed, "\n" + comparison.table()
 
 
 # --- what cannot be judged ------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.test_sweep import TINY, assert_same, command, processes, succeed, wait_until
 
 JOB = ROOT / "example_code" / "experiments" / "delay_sweep.sbatch"
-ARRAY = [*TINY, "--epochs", "20000"]  # four runs, one for each task of the array
+ARRAY = [*TINY, "--epochs", "10000"]  # four runs, one for each task of the array
 CONFIGURATION = """
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
