@@ -244,7 +244,7 @@ def test_the_committed_numbers_of_exponents_are_those_of_the_script():
 
 
 def test_rows_and_summary_of_the_numbers_of_exponents():
-    losses = np.concatenate([np.full(5, 9.0), np.full(20, 0.25), np.full(5, 7.0)])  # 25 steps before training, 5 later
+    losses = np.repeat([9.0, 0.375, 0.125, 7.0], [5, 10, 10, 5])  # 25 steps before training, 5 later
     flossed = made(LEARNS, [1] * 25 + [100] * 5, flossing_loss=losses)
     never = made(FAILS, [1] * 25, flossing_loss=losses[:25])
     records = {(10, 5, 1): flossed, (10, 5, 2): never, (10, 75, 1): flossed, (20, 75, 1): never}
