@@ -18,7 +18,7 @@ from example_code.experiments import sweep
 from extras.checkpoint import FORMAT
 from extras.files import load_arrays, save_arrays
 from gradient_flossing_example import README_CALL, train_rnn_flossing
-from tests.conftest import ROOT
+from tests.conftest import ROOT, long
 
 SCRIPT = ROOT / "example_code" / "experiments" / "delay_sweep.py"  # imported when needed: it draws, and processes start faster
 TINY = ["--tasks", "xor", "--neurons", "8", "--steps", "30", "--preflossing", "20", "--delays", "5", "--seeds", "1"]
@@ -300,7 +300,7 @@ def test_shards_give_the_same_and_the_last_one_writes_the_table(short, tmp_path,
 
 
 @needs_ps
-@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGKILL, -9), *long((signal.SIGTERM, 143))])
 def test_a_killed_parent_leaves_no_process(number, status, tmp_path):
     parent = subprocess.Popen(command(tmp_path, *ENDLESS), stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
