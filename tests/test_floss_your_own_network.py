@@ -60,7 +60,7 @@ def test_training_is_adam_on_the_cross_entropy_of_new_batches():
     assert next(epochs) == pytest.approx((loss.item(), accuracy), rel=1e-4)
 
 
-def test_flossing_beside_training_adds_the_loss_of_one_trial_every_fourth_epoch(monkeypatch):
+def test_flossing_alongside_training_adds_the_loss_of_one_trial_every_fourth_epoch(monkeypatch):
     calls = []
 
     def flossing_loss(network, bits, k, discard):
@@ -102,8 +102,8 @@ def test_four_networks_are_trained_on_the_same_data_and_one_figure_shows_them(ki
     """Epochs of accuracies that are given: learned is a mean of ten above 95 %, and the first network never learns."""
     trained, flossed = [], []
 
-    def fake_training(network, delay, seed, beside):
-        assert (delay, seed, beside) == (12, 5, len(trained) == 3)
+    def fake_training(network, delay, seed, alongside):
+        assert (delay, seed, alongside) == (12, 5, len(trained) == 3)
         trained.append(network)
         accuracies = [[0.95] * 50, [0.5] * 7 + [0.96] * 13, [0.96] * 20, [0.5] * 30][len(trained) - 1]
         return ((0.25, accuracy) for accuracy in itertools.chain(accuracies, itertools.repeat(1.0)))

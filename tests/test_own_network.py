@@ -196,7 +196,7 @@ def test_training_is_by_adam_with_clipped_gradients_and_learns(clock):
     assert row["epoch_learned"] == row["epochs"] < 399 and row["score"] > 0.9
 
 
-def test_flossing_beside_training_fades_as_the_score_rises():
+def test_flossing_alongside_training_fades_as_the_score_rises():
     torch.manual_seed(1)
     network, inputs = nn.RNN(1, 6), torch.rand(20, 1, 1)
     norms = {}
@@ -208,7 +208,7 @@ def test_flossing_beside_training_fades_as_the_score_rises():
     assert norms == {-1: pytest.approx(1), 0: pytest.approx(1), 0.2: pytest.approx(0.5), 0.4: 0, 1: 0}
 
 
-def test_flossing_beside_training_comes_every_fourth_epoch(monkeypatch, clock):
+def test_flossing_alongside_training_comes_every_fourth_epoch(monkeypatch, clock):
     calls = []
     monkeypatch.setattr(own_network, "add_flossing_gradient", lambda network, inputs, score: calls.append(inputs.shape))
     how = ["orthogonal", "flossed alongside training"]

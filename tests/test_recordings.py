@@ -17,15 +17,15 @@ from tests.test_side_by_side import noisy_runs, recording
 
 RECORDINGS = sorted(path.stem.removeprefix("run_") for path in REFERENCE.glob("run_*.npz"))
 ONCE = [case for case in RECORDINGS if not case.endswith("second_julia_run")]
-SHORT = ["copy_small"]  # a whole run in the default run of the tests, those of all others with --long
-LIKE_README_SEED1 = ("preflossing", "readme_seed11")  # of its sizes, which take minutes
-WHOLE = [(case, "adjoint") for case in SHORT]
-WHOLE += long(*((case, "adjoint") for case in RECORDINGS if not case.startswith((*SHORT, *LIKE_README_SEED1))))
-WHOLE += long(*((case, "autograd") for case in ONCE if not case.startswith(("readme", *LIKE_README_SEED1))))
+SHORT = "copy_small"  # its whole run is in the default run of the tests, those of the others come with --long
+LIKE_README_SEED1 = ("preflossing", "readme_seed11")  # of its sizes, which take minutes: it stands for their whole runs
+WHOLE = [(SHORT, "adjoint")]
+WHOLE += long(*((case, "adjoint") for case in RECORDINGS if not case.startswith((SHORT, *LIKE_README_SEED1))))
+WHOLE += long(*((case, "autograd") for case in ONCE if not case.startswith(("readme", "preflossing"))))
 # eight noisy runs are enough: with 22 sets of eight a difference was at most 0.2 of its limit, but 3 times means_and_gains'
-LIGHT_TAILS = (*SHORT, "w_T_just_above", "no_flossing", "no_preflossing", "orthogonal_parity4")
-LARGE = ["no_flossing", "preflossing", "readme_seed11"]  # as readme_seed1, which stands for them by default
-FIRST = [(case, "adjoint") for case in ONCE if case not in SHORT + LARGE]
+LIGHT_TAILS = (SHORT, "w_T_just_above", "no_flossing", "no_preflossing", "orthogonal_parity4")
+LARGE = ("no_flossing", *LIKE_README_SEED1)  # as readme_seed1, whose first steps stand for theirs by default
+FIRST = [(case, "adjoint") for case in ONCE if case not in (SHORT, *LARGE)]
 FIRST += [(case, "autograd") for case in ("copy_delay0", "no_preflossing", "orthogonal_parity4")]
 FIRST += long(("readme_seed1", "autograd"), ("readme_seed11", "adjoint"))
 

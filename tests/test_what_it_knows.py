@@ -94,7 +94,7 @@ def test_torchs_networks_are_flossed_and_trained_as_asked(kind, flossing, gates,
 
 
 @pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
-def test_beside_training_is_the_condition_of_own_networks(kind, monkeypatch):
+def test_alongside_training_is_the_condition_of_own_networks(kind, monkeypatch):
     (condition,) = [name for name, kinds in CONDITIONS.items() if "alongside" in name and kind in kinds]
     trained = []
     monkeypatch.setattr(what_it_knows, "train", lambda network, *arguments, seconds: trained.append(arguments) or {"score": 0.92})
